@@ -1,0 +1,108 @@
+"""What a verb may ask of the world: report progress, learn that it must stop, keep durable bytes."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+
+class Scratch(Protocol):
+    """Durable bytes by key that outlive the process. Put if absent: the first bytes under a key stay."""
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def put(self, key: str, data: bytes) -> None: ...
+
+    def keys(self, prefix: str = "") -> Iterator[str]: ...
+
+    def put_folder(self, name: str, folder: Path) -> None:
+        """Keep a whole folder under `name`, visible only once complete."""
+        ...
+
+    def get_folder(self, name: str, folder: Path) -> bool:
+        """Bring the folder kept under `name` back into `folder`; False where there is none."""
+        ...
+
+    def folders(self) -> list[str]:
+        """Names of the complete folders, sorted."""
+        ...
+
+    def drop_folder(self, name: str) -> None: ...
+
+
+class Context(Protocol):
+    """Given to every verb."""
+
+    @property
+    def scratch(self) -> Scratch: ...
+
+    @property
+    def stopping(self) -> bool:
+        """True once the work should be put down: keep what you have in scratch and raise `Stopped`."""
+        ...
+
+    def progress(self, done: float, total: float, unit: str, **facts: float | str) -> None:
+        """Report how far the work is; `facts` (loss, cost, …) are shown beside rate and ETA."""
+        ...
+
+
+class FolderScratch:
+    """Scratch in a plain folder: for unit tests and for verbs run by hand."""
+
+    def __init__(self, root: Path) -> None:
+        self._bytes, self._folders = root / "bytes", root / "folders"
+        self._bytes.mkdir(parents=True, exist_ok=True)
+        self._folders.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: str) -> bytes | None:
+        path = self._bytes / key
+        return path.read_bytes() if path.is_file() else None
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._bytes / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("xb") as out:
+                out.write(data)
+        except FileExistsError:
+            return
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        for path in sorted(self._bytes.rglob("*")):
+            key = path.relative_to(self._bytes).as_posix()
+            if path.is_file() and key.startswith(prefix):
+                yield key
+
+    def put_folder(self, name: str, folder: Path) -> None:
+        incoming = self._folders / f".{name}"
+        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.copytree(folder, incoming)
+        if not (self._folders / name).exists():
+            incoming.rename(self._folders / name)
+
+    def get_folder(self, name: str, folder: Path) -> bool:
+        if not (self._folders / name).is_dir():
+            return False
+        shutil.copytree(self._folders / name, folder, dirs_exist_ok=True)
+        return True
+
+    def folders(self) -> list[str]:
+        return sorted(path.name for path in self._folders.iterdir() if not path.name.startswith("."))
+
+    def drop_folder(self, name: str) -> None:
+        shutil.rmtree(self._folders / name, ignore_errors=True)
+
+
+class LocalContext:
+    """A context without a stage round it. `stop()` asks the verb to stop."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch: Scratch = FolderScratch(scratch)
+        self.stopping = False
+        self.reports: list[tuple[float, float, str, dict[str, float | str]]] = []
+
+    def progress(self, done: float, total: float, unit: str, **facts: float | str) -> None:
+        self.reports.append((done, total, unit, facts))
+
+    def stop(self) -> None:
+        self.stopping = True

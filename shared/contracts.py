@@ -1,0 +1,146 @@
+"""What each stage takes, gives, and is configured by.
+
+A *recipe* decides the result and is hashed; *runtime* settings (`shared/settings.py`) do not and
+are not. Bump a stage's version in `STAGES` when its verb would give another result for the same
+recipe: `make check` asks for it.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from shared.budget import VideoBudget
+from shared.prompts import SystemPrompt
+from shared.schema import Frozen
+
+
+class TeacherRecipe(Frozen):
+    """A teacher model. Where its server is, and its key, are settings."""
+
+    provider: Literal["gemini", "openai"] = "gemini"
+    model: str = "gemini-2.5-pro"
+    fps: float = Field(2.0, gt=0, le=24)  #: frames a second the teacher is asked to look at
+    temperature: float = Field(0.7, ge=0, le=2)
+    thinking_budget: int = -1  #: tokens; -1 lets the model choose, 0 turns thinking off
+
+
+class LabelRecipe(Frozen):
+    """Five prompts, one cross-verification, consensus."""
+
+    teacher: TeacherRecipe = TeacherRecipe()
+    min_agreement: float = Field(0.6, ge=0, le=1)  #: share of usable votes that must agree
+    extra_rounds: int = Field(2, ge=0, le=2)  #: fresh votes for inconsistent questions
+    seed: int = 0
+
+
+class AugmentRecipe(Frozen):
+    """Text-only variations of questions and choices."""
+
+    method: Literal["rules", "teacher"] = "rules"
+    teacher: TeacherRecipe = TeacherRecipe()
+    per_question: int = Field(1, ge=1, le=8)  #: variations wanted of each question
+    seed: int = 0
+
+
+class LoraRecipe(Frozen):
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+
+class TrainRecipe(Frozen):
+    """Supervised fine-tuning on letters, loss on the answer only."""
+
+    epochs: float = Field(2.0, gt=0)
+    learning_rate: float = Field(1e-5, gt=0)
+    warmup_share: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    global_batch: int = Field(16, ge=1)  #: rows per optimiser step, over all processes
+    zero_stage: Literal[1, 2, 3] = 2
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    lora: LoraRecipe | None = None  #: None trains all weights
+    train_vision: bool = True  #: whether the vision tower's weights move
+    shuffle_choices: bool = True  #: a fresh order of the choices each epoch, the answer followed
+    liger: bool = True  #: Liger kernels where CUDA is present; they change speed and memory, not the loss
+    system_prompt: SystemPrompt = "expert"
+    video: VideoBudget = VideoBudget(tokens_per_patch=768)
+    seed: int = 0
+
+
+class QuantizeRecipe(Frozen):
+    """Weights to four bits; vision tower, embeddings and lm_head stay in 16."""
+
+    scheme: Literal["fp4", "awq"]
+    calibration_rows: int = Field(256, ge=1)  #: AWQ only; FP4 weights need no data
+    group_size: int = Field(128, ge=16)  #: AWQ only; NVFP4 fixes 16
+    system_prompt: SystemPrompt = "expert"
+    video: VideoBudget = VideoBudget(tokens_per_patch=768)
+    seed: int = 0
+
+
+class PredictRecipe(Frozen):
+    """Answers constrained to each question's own letters, by greedy choice."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    system_prompt: SystemPrompt = "expert"
+    video: VideoBudget = VideoBudget(tokens_per_patch=768)
+
+
+class EvaluateRecipe(Frozen):
+    """Accuracy with its interval, and the paired test against the parent."""
+
+    resamples: int = Field(10_000, ge=100)  #: cluster bootstrap over recordings
+    confidence: float = Field(0.95, gt=0, lt=1)
+    seed: int = 0
+
+
+Recipe = LabelRecipe | AugmentRecipe | TrainRecipe | QuantizeRecipe | PredictRecipe | EvaluateRecipe
+StageName = Literal["label", "augment", "train", "quantize", "predict", "evaluate"]
+Kind = Literal["rows", "dataset", "model", "predictions", "scores"]
+
+
+class Input(NamedTuple):
+    """One named input of a stage: artifacts of `kind`."""
+
+    kind: Kind
+    required: bool = True
+    clips: bool = True  #: rows only: whether the clips' bytes are fetched beside the questions
+
+
+class Stage(NamedTuple):
+    """A stage's contract. `fan_out` names the input that is worked on one artifact (shard) at a time."""
+
+    name: StageName
+    version: int
+    queue: str
+    recipe: type[Frozen]
+    inputs: dict[str, Input]
+    output: Kind
+    fan_out: str | None = None
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("label", 1, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data"),
+        Stage("augment", 1, "augmenter", AugmentRecipe, {"data": Input("rows", clips=False)}, "rows", "data"),
+        Stage("train", 1, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
+        Stage("quantize", 1, "quantizer", QuantizeRecipe,
+              {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
+        Stage("predict", 1, "inference", PredictRecipe,
+              {"model": Input("model"), "data": Input("rows")}, "predictions", "data"),
+        Stage("evaluate", 1, "inference", EvaluateRecipe,
+              {"predictions": Input("predictions"), "parent": Input("predictions", required=False),
+               "data": Input("rows", clips=False), "seen": Input("rows", required=False, clips=False)},
+              "scores"),
+    )
+}  # fmt: skip
+
+
+def parse_recipe(stage: str, values: dict[str, Any]) -> Frozen:
+    """Validate `values` as the recipe of `stage`.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown or out of bounds.
+    """
+    return STAGES[stage].recipe.model_validate(values)

@@ -1,0 +1,158 @@
+"""The rows that travel between stages: clips, questions, votes, labels, predictions.
+
+A *rows* artifact is a folder with `questions.jsonl`, `clips.jsonl` and the clips themselves as
+`clips/<digest>`. A dataset is a list of such artifacts (its parts), cut by clip.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import InputError
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Clip(Frozen):
+    """A video file, known by the SHA-256 of its bytes."""
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    name: str  #: path as the source names it
+    recording: str  #: clips of one source recording share it; splits never cut through it
+    size_bytes: int
+    seconds: float
+    fps: float  #: average source frame rate
+    width: int  #: pixels, as displayed (rotation applied)
+    height: int
+    codec: str
+
+
+class Choice(Frozen):
+    """One option. `label` is the letter in the source file (may repeat); the model sees A, B, C by position."""
+
+    label: str
+    text: str
+
+
+class Origin(Frozen):
+    """Where a row, and its answer, come from."""
+
+    answer: Literal["human", "teacher", "none"]
+    test_derived: bool = False  #: the clip belongs to a test set
+    teacher: str | None = None  #: model id of the teacher that answered
+    parent: str | None = None  #: id of the question this one was made from
+    rule: str | None = None  #: augmentation rule that made it
+
+
+class Question(Frozen):
+    """A multiple-choice question on one clip. `answer` is an index into `choices`, None where unknown."""
+
+    id: str
+    clip: str  #: Clip.digest
+    text: str
+    choices: tuple[Choice, ...] = Field(min_length=2, max_length=26)
+    answer: int | None = None
+    category: str = "unknown"
+    language: str = "en"
+    origin: Origin
+
+    @model_validator(mode="after")
+    def _answer_is_a_choice(self) -> "Question":
+        if self.answer is not None and not 0 <= self.answer < len(self.choices):
+            raise ValueError(f"answer {self.answer} is not one of {len(self.choices)} choices")
+        return self
+
+
+class Vote(Frozen):
+    """One answer of a teacher to one prompt. `choice` is mapped back to the question's own order."""
+
+    prompt: str  #: prompt id, with version
+    round: int
+    choice: int | None  #: None where the teacher gave no usable answer
+    reasoning: str
+    problem: str | None = None
+
+
+class Label(Frozen):
+    """What the labeler concluded on one question."""
+
+    question: str
+    status: Literal["accepted", "flagged"]
+    answer: int | None
+    reason: str  #: why accepted, or why flagged
+    agreement: float  #: share of usable votes for `answer`
+    votes: tuple[Vote, ...]
+    verification: Vote | None = None
+
+
+class Prediction(Frozen):
+    """A model's answer to one question."""
+
+    question: str
+    choice: int
+    logprobs: tuple[float, ...]  #: one for each choice, in order, normalised over the choices
+    prompt_tokens: int
+    seconds: float  #: wall time of its batch divided by the batch's questions
+
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def read_jsonl(path: Path, model: type[Row]) -> Iterator[Row]:
+    """Read rows of `model`, one JSON object a line.
+
+    Raises:
+        InputError: a line is not valid; names the file and the line.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield model.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"])) or "row"
+                raise InputError(f"{path}:{number}: {where}: {first['msg']}") from error
+
+
+def write_jsonl(path: Path, rows: Iterable[BaseModel]) -> int:
+    """Write one JSON object a line; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8", newline="\n") as out:
+        for row in rows:
+            out.write(row.model_dump_json() + "\n")
+            count += 1
+    return count
+
+
+class Rows:
+    """The questions and clips of one or more local rows artifacts."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self.questions: list[Question] = []
+        self.clips: dict[str, Clip] = {}
+        self._folder_of: dict[str, Path] = {}
+        for folder in folders:
+            self.questions += read_jsonl(folder / "questions.jsonl", Question)
+            for clip in read_jsonl(folder / "clips.jsonl", Clip):
+                self.clips[clip.digest] = clip
+                self._folder_of[clip.digest] = folder
+
+    def clip_path(self, digest: str) -> Path:
+        """Local path of a clip's bytes (only where the stage's contract asks for clips)."""
+        return self._folder_of[digest] / "clips" / digest
+
+
+def write_rows(folder: Path, questions: Iterable[Question], clips: Mapping[str, Clip]) -> None:
+    """Write a rows artifact's tables; the clips' bytes are already in the store, under their digests."""
+    questions = list(questions)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "questions.jsonl", questions)
+    write_jsonl(folder / "clips.jsonl", (clips[digest] for digest in sorted({q.clip for q in questions})))
