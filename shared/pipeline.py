@@ -1,0 +1,272 @@
+"""The pipeline file, and the graph of stages it asks for.
+
+A pipeline names data, models, steps and the rows of its report. `make_plan` turns it into nodes
+whose inputs are artifacts or other nodes.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from shared.contracts import STAGES, parse_recipe
+from shared.errors import UsageError
+from shared.prompts import SystemPrompt
+from shared.schema import Frozen
+from shared.store import canonical
+
+HASH_CHARS = 32
+
+
+# --- the pipeline file -----------------------------------------------------------------------------
+
+
+class ReportRow(Frozen):
+    """One row of the table: a model, how it is asked, and what it is compared with."""
+
+    model: str | None = None  #: a model or step; by default the step of the row's own name
+    parent: str | None = None
+    system_prompt: SystemPrompt | None = None
+    engine: Literal["vllm", "transformers"] = "vllm"
+
+
+class ReportSpec(Frozen):
+    test: str  #: a data name
+    rows: dict[str, ReportRow]
+
+
+class SubmissionSpec(Frozen):
+    data: str
+    model: str
+    engine: Literal["vllm", "transformers"] = "vllm"
+
+
+class Pipeline(Frozen):
+    """A pipeline file. `data` values are dataset names, or a mapping that says what to import."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    data: dict[str, str | dict[str, Any]]
+    models: dict[str, str]
+    video: dict[str, Any] = {}  #: the video budget of every stage that takes one
+    system_prompt: SystemPrompt = "expert"
+    steps: dict[str, dict[str, Any]] = {}
+    report: ReportSpec | None = None
+    submission: SubmissionSpec | None = None
+
+
+def parse_pipeline(text: str, source: str) -> Pipeline:
+    """Read a pipeline file.
+
+    Raises:
+        UsageError: one line that names the file, the field and what is wrong.
+    """
+    try:
+        return Pipeline.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        raise UsageError(f"{source}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+
+
+# --- the graph -------------------------------------------------------------------------------------
+
+
+class Source(Frozen):
+    """Where an input comes from: an artifact that exists, or everything that a node gives."""
+
+    artifact: str | None = None
+    node: str | None = None
+
+
+class Node(Frozen):
+    """A stage to be done, once or shard by shard."""
+
+    name: str
+    stage: str
+    recipe: dict[str, Any]
+    inputs: dict[str, tuple[Source, ...]]
+    replicate: int = 0  #: another commit of the same work is asked for by another number
+
+    @property
+    def recipe_hash(self) -> str:
+        body = {"stage": self.stage, "version": STAGES[self.stage].version, "recipe": self.recipe}
+        if self.replicate:
+            body["replicate"] = self.replicate
+        return hashlib.sha256(canonical(body)).hexdigest()[:HASH_CHARS]
+
+
+class PlannedRow(Frozen):
+    """A row of the report and the nodes behind it."""
+
+    name: str
+    parent: str | None
+    model: str  #: a model or step name
+    engine: str
+    system_prompt: str
+    predict: str
+    evaluate: str
+    parent_evaluate: str | None = None  #: the parent's own scores on this row's engine
+
+
+class Plan(Frozen):
+    """What a run will do. Nodes stand in topological order."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    datasets: dict[str, tuple[str, ...]]  #: data name → its parts
+    models: dict[str, str]  #: model name → artifact
+    rows: tuple[PlannedRow, ...] = ()
+    test: str | None = None
+    submission: str | None = None  #: predict node
+    submission_data: str | None = None
+
+
+class _Planner:
+    def __init__(self, pipeline: Pipeline, datasets: Mapping[str, tuple[str, ...]], models: Mapping[str, str]) -> None:
+        self.pipeline, self.datasets, self.models = pipeline, datasets, models
+        self.nodes: dict[str, Node] = {}
+
+    def sources(self, names: Iterable[str], where: str) -> tuple[Source, ...]:
+        found: list[Source] = []
+        for name in names:
+            if name in self.nodes:
+                found.append(Source(node=name))
+            elif name in self.datasets:
+                found += [Source(artifact=part) for part in self.datasets[name]]
+            else:
+                known = ", ".join([*self.datasets, *self.nodes])
+                raise UsageError(f"{where}: no data or earlier step is called {name!r}; there are: {known}")
+        return tuple(found)
+
+    def model(self, name: str, where: str) -> Source:
+        if name in self.nodes and STAGES[self.nodes[name].stage].output == "model":
+            return Source(node=name)
+        if name in self.models:
+            return Source(artifact=self.models[name])
+        raise UsageError(f"{where}: no model or earlier train or quantize step is called {name!r}")
+
+    def recipe(self, stage: str, values: dict[str, Any], where: str) -> dict[str, Any]:
+        fields = STAGES[stage].recipe.model_fields
+        defaults: dict[str, Any] = {}
+        if "video" in fields and self.pipeline.video:
+            defaults["video"] = self.pipeline.video
+        if "system_prompt" in fields:
+            defaults["system_prompt"] = self.pipeline.system_prompt
+        try:
+            return parse_recipe(stage, defaults | values).model_dump(mode="json")
+        except ValidationError as error:
+            raise UsageError(f"{where}: {_first_problem(error)}") from error
+
+    def add(self, name: str, stage: str, recipe: dict[str, Any], inputs: dict[str, tuple[Source, ...]], k: int) -> None:
+        self.nodes[name] = Node(name=name, stage=stage, recipe=recipe, inputs=inputs, replicate=k)
+
+    def step(self, name: str, body: dict[str, Any]) -> None:
+        where = f"steps.{name}"
+        values = dict(body)
+        stage = values.pop("stage", None)
+        if stage not in ("label", "augment", "train", "quantize"):
+            raise UsageError(f"{where}.stage: must be label, augment, train or quantize, not {stage!r}")
+        inputs: dict[str, tuple[Source, ...]] = {}
+        contract = STAGES[stage].inputs
+        if "model" in contract:
+            inputs["model"] = (self.model(str(values.pop("model", None)), where),)
+        data = values.pop("data", [])
+        if data:
+            inputs["data"] = self.sources([data] if isinstance(data, str) else data, where)
+        elif contract["data"].required:
+            raise UsageError(f"{where}.data: say which data this step works on")
+        replicate = int(values.pop("replicate", 0))
+        self.add(name, stage, self.recipe(stage, values, where), inputs, replicate)
+
+    def predict(self, model: str, data: str, engine: str, system_prompt: str | None, where: str) -> str:
+        values: dict[str, Any] = {"engine": engine}
+        if system_prompt:
+            values["system_prompt"] = system_prompt
+        recipe = self.recipe("predict", values, where)
+        name = f"predict {model} on {data} ({recipe['engine']}, {recipe['system_prompt']})"
+        if name not in self.nodes:
+            inputs = {"model": (self.model(model, where),), "data": self.sources([data], where)}
+            self.add(name, "predict", recipe, inputs, 0)
+        return name
+
+    def seen(self, model: str) -> tuple[Source, ...]:
+        """The rows a model was trained on, through quantisation back to the base."""
+        node = self.nodes.get(model)
+        if node is None:
+            return ()
+        own = node.inputs.get("data", ()) if node.stage == "train" else ()
+        before = [self.seen(source.node) for source in node.inputs["model"] if source.node]
+        return tuple(dict.fromkeys([*own, *(s for sources in before for s in sources)]))
+
+    def evaluate(self, predict: str, parent: str | None, model: str, test: str) -> str:
+        name = f"evaluate {predict}" + (f" against {parent}" if parent else "")
+        if name not in self.nodes:
+            inputs = {"predictions": (Source(node=predict),), "data": self.sources([test], "report.test")}
+            if parent:
+                inputs["parent"] = (Source(node=parent),)
+            if seen := self.seen(model):
+                inputs["seen"] = seen
+            self.add(name, "evaluate", self.recipe("evaluate", {}, name), inputs, 0)
+        return name
+
+    def row(self, name: str, spec: ReportRow, report: ReportSpec) -> PlannedRow:
+        where = f"report.rows.{name}"
+        model = spec.model or name
+        predict = self.predict(model, report.test, spec.engine, spec.system_prompt, where)
+        parent_predict = parent_evaluate = None
+        if spec.parent is not None:
+            parent = report.rows.get(spec.parent)
+            if parent is None:
+                raise UsageError(f"{where}.parent: no row is called {spec.parent!r}")
+            parent_model = parent.model or spec.parent
+            parent_predict = self.predict(parent_model, report.test, spec.engine, parent.system_prompt, where)
+            if parent.engine != spec.engine:
+                parent_evaluate = self.evaluate(parent_predict, None, parent_model, report.test)
+        return PlannedRow(
+            name=name,
+            parent=spec.parent,
+            model=model,
+            engine=spec.engine,
+            system_prompt=self.nodes[predict].recipe["system_prompt"],
+            predict=predict,
+            evaluate=self.evaluate(predict, parent_predict, model, report.test),
+            parent_evaluate=parent_evaluate,
+        )
+
+
+def make_plan(pipeline: Pipeline, datasets: Mapping[str, tuple[str, ...]], models: Mapping[str, str]) -> Plan:
+    """The graph of a pipeline whose data and models have been resolved to artifacts.
+
+    Raises:
+        UsageError: a step or row names what does not exist, or a recipe is wrong; says where.
+    """
+    planner = _Planner(pipeline, datasets, models)
+    for name, body in pipeline.steps.items():
+        if name in datasets or name in models:
+            raise UsageError(f"steps.{name}: data or a model has that name already; choose another")
+        planner.step(name, body)
+    report = pipeline.report
+    rows = tuple(planner.row(name, spec, report) for name, spec in report.rows.items()) if report else ()
+    submission = pipeline.submission
+    predict = (
+        planner.predict(submission.model, submission.data, submission.engine, None, "submission")
+        if submission
+        else None
+    )
+    return Plan(
+        name=pipeline.name,
+        nodes=tuple(planner.nodes.values()),
+        datasets=dict(datasets),
+        models=dict(models),
+        rows=rows,
+        test=report.test if report else None,
+        submission=predict,
+        submission_data=submission.data if submission else None,
+    )

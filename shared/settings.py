@@ -1,0 +1,44 @@
+"""Every environment variable, with its unit and default. None of them changes a result."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: Where Docker and Kubernetes mount secrets, one file a variable (`/run/secrets/roadqa_s3_secret_key`).
+SECRETS = Path("/run/secrets")
+
+
+class Settings(BaseSettings):
+    """Read from `ROADQA_*` variables, or from files of the same (lower-case) name in /run/secrets."""
+
+    model_config = SettingsConfigDict(env_prefix="ROADQA_", frozen=True, extra="ignore")
+
+    redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="broker and leases")
+    s3_endpoint: str = Field("127.0.0.1:9000", description="host:port of the object store")
+    s3_access_key: str = Field("roadqa", description="object store user")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="object store password")
+    s3_bucket: str = Field("roadqa", min_length=3, description="bucket")
+    s3_secure: bool = Field(False, description="TLS to the object store")
+
+    cache_dir: Path = Field(Path(".state/cache"), description="local cache of blobs")
+    cache_bytes: int = Field(20_000_000_000, gt=0, description="bytes the cache may hold")
+
+    lease_seconds: float = Field(15.0, gt=0, description="seconds a silent worker keeps its lease")
+    heartbeat_seconds: float = Field(3.0, gt=0, description="seconds between heartbeats")
+    offer_seconds: int = Field(30, gt=0, description="seconds an offer stands")
+    offers_per_queue: int = Field(8, gt=0, description="offers out at once on one queue")
+    tick_seconds: float = Field(5.0, gt=0, description="seconds the conductor sleeps when nothing wakes it")
+    max_attempts: int = Field(3, gt=0, description="attempts before a task is dead")
+    grace_seconds: float = Field(60.0, gt=0, description="seconds a verb has to put its work down")
+
+    gemini_api_key: SecretStr = Field(SecretStr(""), description="key for Gemini")
+    gemini_base_url: str = Field("", description="another server that speaks Gemini's protocol")
+    teacher_in_flight: int = Field(32, gt=0, description="requests in flight at the teacher")
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None)

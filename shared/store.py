@@ -1,0 +1,394 @@
+"""The object store: the only truth. Blobs by content, artifacts as manifests, results put once.
+
+Keys:
+    blobs/<sha256>                        a file's bytes
+    artifacts/<sha256>                    a manifest: kind, files, parts, lineage
+    requests/<recipe>/<inputs>            what a task is to do
+    results/<recipe>/<inputs>             a task's result: put if absent, which is the commit
+    attempts/<recipe>/<inputs>/<n>[.end]  an attempt, and how it ended
+    dead/<recipe>/<inputs>                a task that used up its attempts, with the cause
+    scratch/<recipe>/<inputs>/…           a verb's durable bytes until its result is committed
+    runs/<id>/{plan,cancelled,ended}      a run
+    names/{datasets,models}/<name>        mutable names for artifacts
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error
+
+from shared.contracts import Kind
+from shared.errors import NotInStoreError, StoreError
+from shared.schema import Clip, Frozen, read_jsonl
+from shared.settings import Settings, settings
+
+_CHUNK = 1 << 20
+
+
+class File(Frozen):
+    """One file of an artifact."""
+
+    path: str
+    digest: str
+    size: int
+
+
+class Lineage(Frozen):
+    """Which stage made an artifact, from what."""
+
+    stage: str
+    version: int
+    recipe: dict[str, Any]
+    inputs: dict[str, tuple[str, ...]]
+
+
+class Manifest(Frozen):
+    """An artifact. A dataset has parts (rows artifacts) and no files of its own."""
+
+    kind: Kind
+    files: tuple[File, ...] = ()
+    parts: tuple[str, ...] = ()
+    lineage: Lineage | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with one possible spelling, for hashing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _raise(error: Exception, key: str) -> StoreError:
+    if isinstance(error, S3Error) and error.code in ("NoSuchKey", "NoSuchObject"):
+        return NotInStoreError(f"not in the store: {key}")
+    if isinstance(error, S3Error):
+        return StoreError(f"the object store refused {key}: {error.code}: {error.message}")
+    return StoreError(f"the object store does not answer ({type(error).__name__}); check ROADQA_S3_ENDPOINT: {key}")
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _raise(error, key) from error
+
+
+class Store:
+    """Typed access to the bucket, with a bounded local cache of blobs."""
+
+    def __init__(self, config: Settings) -> None:
+        self._config = config
+        self._bucket = config.s3_bucket
+        self._http = urllib3.PoolManager(
+            maxsize=16,
+            timeout=urllib3.Timeout(connect=5, read=60),
+            retries=urllib3.Retry(total=5, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+        )
+        self._minio = Minio(
+            config.s3_endpoint,
+            access_key=config.s3_access_key,
+            secret_key=config.s3_secret_key.get_secret_value(),
+            secure=config.s3_secure,
+            region="us-east-1",
+            http_client=self._http,
+        )
+        self.cache = config.cache_dir
+        self._evicting = threading.Lock()
+
+    # --- plain objects -------------------------------------------------------------------------
+
+    def read(self, key: str) -> bytes:
+        """An object's bytes. Raises NotInStoreError."""
+        with _translated(key):
+            response = self._minio.get_object(self._bucket, key)
+            try:
+                return response.read()
+            finally:
+                response.close()
+                response.release_conn()
+
+    def find(self, key: str) -> bytes | None:
+        """An object's bytes, None where it does not exist."""
+        try:
+            return self.read(key)
+        except NotInStoreError:
+            return None
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put, over whatever is there. For names and marks, never for results."""
+        with _translated(key):
+            self._minio.put_object(self._bucket, key, BytesIO(data), len(data))
+
+    def write_if_absent(self, key: str, data: bytes) -> bool:
+        """Put unless the key exists; True for the one writer who wins.
+
+        minio-py has no public conditional put, so a presigned URL carries `If-None-Match`.
+        """
+        with _translated(key):
+            url = self._minio.presigned_put_object(self._bucket, key, expires=timedelta(minutes=5))
+            response = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"})
+        if response.status == 200:
+            return True
+        if response.status in (409, 412):  # 409: AWS saw two conditional writes at once
+            return False
+        raise StoreError(f"the object store answered {response.status} to a conditional put of {key}")
+
+    def exists(self, key: str) -> bool:
+        try:
+            with _translated(key):
+                self._minio.stat_object(self._bucket, key)
+        except NotInStoreError:
+            return False
+        return True
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys below a prefix, in order."""
+        with _translated(prefix):
+            for item in self._minio.list_objects(self._bucket, prefix=prefix, recursive=True):
+                if item.object_name is not None and not item.is_dir:
+                    yield item.object_name
+
+    def delete(self, key: str) -> None:
+        with _translated(key):
+            self._minio.remove_object(self._bucket, key)
+
+    def prepare(self) -> None:
+        """Make the bucket and refuse a server whose conditional put does not hold.
+
+        Raises:
+            StoreError: several writers won one key; results could be overwritten there.
+        """
+        with _translated(self._bucket):
+            if not self._minio.bucket_exists(self._bucket):
+                self._minio.make_bucket(self._bucket)
+        key = f"probe/{uuid.uuid4().hex}"
+        with ThreadPoolExecutor(8) as pool:
+            winners = sum(pool.map(lambda n: self.write_if_absent(key, str(n).encode()), range(8)))
+        again = self.write_if_absent(key, b"late")
+        self.delete(key)
+        if winners != 1 or again:
+            raise StoreError(
+                f"the object store let {winners + again} writers win one conditional put (If-None-Match); "
+                "results would be overwritten: use MinIO, AWS S3 or SeaweedFS 4.48 or later"
+            )
+
+    # --- blobs -----------------------------------------------------------------------------------
+
+    def put_blob(self, path: Path, digest: str | None = None) -> File:
+        """Store a file under its digest, once."""
+        digest = digest or file_digest(path)
+        size = path.stat().st_size
+        key = f"blobs/{digest}"
+        if not self.exists(key):
+            with _translated(key):
+                self._minio.fput_object(self._bucket, key, str(path))
+        return File(path=path.name, digest=digest, size=size)
+
+    def get_blob(self, digest: str) -> Path:
+        """A blob's path in the local cache, its digest checked on download."""
+        path = self.cache / "blobs" / digest
+        if path.exists():
+            os.utime(path)
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".incoming-")
+        incoming = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as out:
+                self._download(f"blobs/{digest}", out, digest)
+            incoming.rename(path)
+        finally:
+            incoming.unlink(missing_ok=True)
+        self._evict()
+        return path
+
+    def _download(self, key: str, out: Any, digest: str) -> None:
+        seen = hashlib.sha256()
+        with _translated(key):
+            response = self._minio.get_object(self._bucket, key)
+            try:
+                for chunk in response.stream(_CHUNK):
+                    seen.update(chunk)
+                    out.write(chunk)
+            finally:
+                response.close()
+                response.release_conn()
+        if seen.hexdigest() != digest:
+            raise StoreError(f"{key} is damaged in the store: its bytes hash to {seen.hexdigest()[:16]}…")
+
+    def _evict(self) -> None:
+        """Drop the blobs that were used longest ago while the cache is over its bound."""
+        with self._evicting:
+            blobs = [(p.stat(), p) for p in (self.cache / "blobs").iterdir() if not p.name.startswith(".")]
+            total = sum(stat.st_size for stat, _ in blobs)
+            for stat, path in sorted(blobs, key=lambda blob: blob[0].st_mtime):
+                if total <= self._config.cache_bytes:
+                    return
+                path.unlink(missing_ok=True)
+                total -= stat.st_size
+
+    # --- artifacts -------------------------------------------------------------------------------
+
+    def put_artifact(
+        self,
+        kind: Kind,
+        folder: Path,
+        lineage: Lineage | None = None,
+        on_file: Callable[[int, int], None] | None = None,
+    ) -> str:
+        """Store a folder; returns the artifact's id. `on_file(done, total)` is told after each file.
+
+        Clips of rows are named by digest and may already be in the store without being in the folder.
+        """
+        paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+        done: list[File] = []
+        with ThreadPoolExecutor(8) as pool:
+            uploads = {
+                name: pool.submit(self.put_blob, path, Path(name).name if name.startswith("clips/") else None)
+                for name, path in paths.items()
+            }
+            for name, upload in uploads.items():
+                done.append(upload.result().model_copy(update={"path": name}))
+                if on_file:
+                    on_file(len(done), len(paths))
+        if kind == "rows":
+            done += [
+                File(path=f"clips/{clip.digest}", digest=clip.digest, size=clip.size_bytes)
+                for clip in read_jsonl(folder / "clips.jsonl", Clip)
+                if f"clips/{clip.digest}" not in paths
+            ]
+        return self.put_manifest(Manifest(kind=kind, files=tuple(sorted(done, key=lambda f: f.path)), lineage=lineage))
+
+    def put_manifest(self, manifest: Manifest) -> str:
+        data = canonical(manifest.model_dump(mode="json"))
+        digest = hashlib.sha256(data).hexdigest()
+        self.write_if_absent(f"artifacts/{digest}", data)
+        return digest
+
+    def manifest(self, artifact: str) -> Manifest:
+        """Raises NotInStoreError where there is no such artifact."""
+        return Manifest.model_validate_json(self.read(f"artifacts/{artifact}"))
+
+    def get_artifact(self, artifact: str, folder: Path, *, clips: bool = True) -> Manifest:
+        """Lay an artifact's files out in `folder` as links into the cache."""
+        manifest = self.manifest(artifact)
+        wanted = [file for file in manifest.files if clips or not file.path.startswith("clips/")]
+        with ThreadPoolExecutor(8) as pool:
+            for file, blob in zip(wanted, pool.map(lambda f: self.get_blob(f.digest), wanted), strict=True):
+                path = folder / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.link(blob, path)
+        return manifest
+
+    def read_file(self, artifact: str, path: str) -> bytes:
+        """The bytes of one small file of an artifact. Raises NotInStoreError."""
+        for file in self.manifest(artifact).files:
+            if file.path == path:
+                return self.get_blob(file.digest).read_bytes()
+        raise NotInStoreError(f"artifact {artifact[:12]} has no file {path}")
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A temporary folder on the cache's file system, so that links into the cache work."""
+        parent = self.cache / "work"
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- names -----------------------------------------------------------------------------------
+
+    def set_name(self, kind: str, name: str, artifact: str) -> None:
+        self.write(f"names/{kind}/{name}", artifact.encode())
+
+    def named(self, kind: str, name: str) -> str | None:
+        """The artifact called `name` (`kind`: datasets or models), None where there is none."""
+        found = self.find(f"names/{kind}/{name}")
+        return found.decode() if found else None
+
+    def names(self, kind: str) -> dict[str, str]:
+        prefix = f"names/{kind}/"
+        return {key.removeprefix(prefix): self.read(key).decode() for key in self.keys(prefix)}
+
+
+class StoreScratch:
+    """`shared.context.Scratch` below `scratch/<task>/` in the store."""
+
+    def __init__(self, store: Store, task: str) -> None:
+        self._store = store
+        self._root = f"scratch/{task}/"
+
+    def get(self, key: str) -> bytes | None:
+        return self._store.find(f"{self._root}bytes/{key}")
+
+    def put(self, key: str, data: bytes) -> None:
+        self._store.write_if_absent(f"{self._root}bytes/{key}", data)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        root = f"{self._root}bytes/"
+        return (key.removeprefix(root) for key in self._store.keys(root + prefix))
+
+    def put_folder(self, name: str, folder: Path) -> None:
+        """The mark `<name>` is written last: a folder without it is not there."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            key = f"{self._root}files/{name}/{path.relative_to(folder).as_posix()}"
+            with _translated(key):
+                self._store._minio.fput_object(self._store._bucket, key, str(path))
+        self._store.write_if_absent(f"{self._root}folders/{name}", b"complete")
+
+    def get_folder(self, name: str, folder: Path) -> bool:
+        if not self._store.exists(f"{self._root}folders/{name}"):
+            return False
+        root = f"{self._root}files/{name}/"
+        for key in self._store.keys(root):
+            path = folder / key.removeprefix(root)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _translated(key):
+                self._store._minio.fget_object(self._store._bucket, key, str(path))
+        return True
+
+    def folders(self) -> list[str]:
+        root = f"{self._root}folders/"
+        return sorted(key.removeprefix(root) for key in self._store.keys(root))
+
+    def drop_folder(self, name: str) -> None:
+        """The mark goes first, so that a half-dropped folder is never taken for a whole one."""
+        self._store.delete(f"{self._root}folders/{name}")
+        for key in list(self._store.keys(f"{self._root}files/{name}/")):
+            self._store.delete(key)
+
+    def clear(self) -> None:
+        for key in list(self._store.keys(self._root)):
+            self._store.delete(key)
+
+
+@lru_cache(maxsize=1)
+def store() -> Store:
+    """The process's store."""
+    return Store(settings())
