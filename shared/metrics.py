@@ -1,0 +1,196 @@
+"""Accuracy with its error bar, and whether one model beats another: pure functions over 0/1 outcomes.
+
+Questions on one source recording stand or fall together, so the recording is the unit that is
+resampled and tested, never the question. An outcome is 1 where the model chose the right answer.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+FEW_RECORDINGS = 10  #: below this the bootstrap over recordings is too narrow to stand alone
+FEW_QUESTIONS = 100  #: below this a score is shown, but nothing is claimed from it
+_CHUNK = 4_000_000  #: resampled counts held in memory at a time
+
+
+class Interval(NamedTuple):
+    """Two ends, and in words how they were found."""
+
+    low: float
+    high: float
+    method: str
+
+
+class Settings(NamedTuple):
+    """How intervals are computed."""
+
+    confidence: float = 0.95
+    resamples: int = 10_000
+    seed: int = 0
+
+
+class Comparison(NamedTuple):
+    """A model against its parent on the same questions."""
+
+    difference: float  #: accuracy of the model minus the parent's
+    interval: Interval
+    p: float  #: two-sided, exact, recordings as units: the one to report
+    p_mcnemar: float  #: two-sided, exact, questions as units: too small where recordings agree
+    wins: int  #: questions only the model answers rightly
+    losses: int  #: questions only the parent answers rightly
+
+
+class Group(NamedTuple):
+    """One category's, or one language's, share of a score."""
+
+    n: int
+    recordings: int
+    accuracy: float
+    interval: Interval
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a share (Wilson 1927); questions as units."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share, scale = successes / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def agresti_min(wins: int, losses: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for a difference of paired shares, questions as units (Agresti and Min 2005: half is added to a cell)."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    won, lost, total = wins + 0.5, losses + 0.5, n + 2
+    centre = (won - lost) / total
+    half = z / total * math.sqrt(won + lost - (won - lost) ** 2 / total)
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def cluster_bootstrap(
+    values: Sequence[int], recordings: Sequence[str], settings: Settings | None = None
+) -> tuple[float, float]:
+    """Percentile interval for the mean of `values`, resampling whole recordings with replacement."""
+    confidence, resamples, seed = settings or Settings()
+    sums, sizes = _per_recording(values, recordings)
+    rng, count = np.random.default_rng(seed), len(sums)
+    means: list[np.ndarray] = []
+    for start in range(0, resamples, step := max(1, _CHUNK // count)):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start))
+        means.append((drawn @ sums) / (drawn @ sizes))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def accuracy_interval(
+    correct: Sequence[int], recordings: Sequence[str], settings: Settings | None = None
+) -> tuple[float, Interval]:
+    """Accuracy and its interval, clustered by recording."""
+    settings = settings or Settings()
+    questions_as_units = wilson(sum(correct), len(correct), settings.confidence)
+    return _mean(correct), _interval(correct, recordings, settings, questions_as_units, "Wilson")
+
+
+def compare(
+    model: Sequence[int], parent: Sequence[int], recordings: Sequence[str], settings: Settings | None = None
+) -> Comparison:
+    """Paired comparison of two models' outcomes on the same questions, in the same order."""
+    settings = settings or Settings()
+    differences = [a - b for a, b in zip(model, parent, strict=True)]
+    wins, losses = differences.count(1), differences.count(-1)
+    questions_as_units = agresti_min(wins, losses, len(differences), settings.confidence)
+    sums, _ = _per_recording(differences, recordings)
+    return Comparison(
+        difference=_mean(differences),
+        interval=_interval(differences, recordings, settings, questions_as_units, "Agresti-Min"),
+        p=sign_flip_p(sums.tolist()),
+        p_mcnemar=sign_flip_p(differences),
+        wins=wins,
+        losses=losses,
+    )
+
+
+def sign_flip_p(differences: Iterable[int]) -> float:
+    """Two-sided p of the paired sign-flip test: how often |sum| is as large when each unit's sign is a fair coin.
+
+    Exact for any number of units: the null distribution of a sum of ±d is a product of two-point
+    distributions, built up by adding one unit at a time. On ±1 it is McNemar's exact test.
+    """
+    units = [d for d in differences if d]
+    observed, total = abs(sum(units)), sum(map(abs, units))
+    null = np.zeros(2 * total + 1)  # [sum + total] -> probability
+    null[total] = 1.0
+    for unit in units:
+        null = (np.roll(null, unit) + np.roll(null, -unit)) / 2
+    sums = np.arange(-total, total + 1)
+    return min(1.0, float(null[np.abs(sums) >= observed].sum()))
+
+
+def majority_baseline(answers: Sequence[int]) -> float:
+    """Accuracy of always giving the position that is right most often (known only with hindsight, so a high bar)."""
+    return Counter(answers).most_common(1)[0][1] / len(answers)
+
+
+def chance(choices: Sequence[int]) -> float:
+    """Expected accuracy of a fair guess; `choices` counts each question's choices."""
+    return sum(1 / count for count in choices) / len(choices)
+
+
+def by_group(
+    correct: Sequence[int], recordings: Sequence[str], groups: Sequence[str], settings: Settings | None = None
+) -> dict[str, Group]:
+    """Accuracy within each group, most questions first."""
+    table: dict[str, Group] = {}
+    for name, n in sorted(Counter(groups).items(), key=lambda item: (-item[1], item[0])):
+        rows = [i for i, group in enumerate(groups) if group == name]
+        inside = [recordings[i] for i in rows]
+        accuracy, interval = accuracy_interval([correct[i] for i in rows], inside, settings)
+        table[name] = Group(n, len(set(inside)), accuracy, interval)
+    return table
+
+
+def too_few(n: int, recordings: int) -> str | None:
+    """Why a score supports no claim, None where it may."""
+    if n < FEW_QUESTIONS:
+        return f"n = {n}: too few to claim anything"
+    if recordings < FEW_RECORDINGS:
+        return f"{recordings} recording{'s' * (recordings != 1)}: too few to claim anything, however many questions"
+    return None
+
+
+def _interval(
+    values: Sequence[int],
+    recordings: Sequence[str],
+    settings: Settings,
+    by_question: tuple[float, float],
+    by_question_name: str,
+) -> Interval:
+    """The bootstrap over recordings; widened to cover `by_question` where the bootstrap cannot see the spread.
+
+    That is so with few recordings, and where every recording says the same: both would give an
+    interval far too narrow, down to [1, 1].
+    """
+    low, high = cluster_bootstrap(values, recordings, settings)
+    mean, count = _mean(values), len(set(recordings))
+    method = f"bootstrap over {count} recordings"
+    if count < FEW_RECORDINGS or low == high:
+        low, high = min(low, by_question[0]), max(high, by_question[1])
+        why = "too few" if count < FEW_RECORDINGS else "no spread"
+        method = f"the wider of {by_question_name} and a {method} ({why} to rest on the bootstrap alone)"
+    return Interval(min(low, mean), max(high, mean), method)
+
+
+def _per_recording(values: Sequence[int], recordings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of values, and number of questions, of each recording."""
+    _, which = np.unique(np.asarray(recordings), return_inverse=True)
+    sums = np.bincount(which, weights=np.asarray(values, dtype=float)).astype(int)
+    return sums, np.bincount(which)
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,152 @@
+"""Evaluate: predictions are joined by question, and nothing missing, leaked or left out goes unsaid."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.context import LocalContext
+from shared.contracts import EvaluateRecipe
+from shared.errors import InputError
+from shared.schema import Choice, Clip, Origin, Prediction, Question, write_jsonl, write_rows
+from workers.inference.evaluate import evaluate
+
+RECIPE = EvaluateRecipe(resamples=200)
+
+
+def a_clip(number: int, recording: str) -> Clip:
+    return Clip(
+        digest=f"{number:064x}", name=f"{number}.mp4", recording=recording, size_bytes=1, seconds=4, fps=10,
+        width=384, height=256, codec="h264",
+    )  # fmt: skip
+
+
+def a_question(number: int, clip: Clip, answer: int | None, **fields: Any) -> Question:
+    choices = tuple(Choice(label=label, text=f"choice {label}") for label in "ABCD")
+    origin = fields.pop("origin", Origin(answer="human"))
+    return Question(
+        id=f"q{number}", clip=clip.digest, text="Which?", choices=choices, answer=answer, origin=origin, **fields
+    )
+
+
+def the_rows(folder: Path, recordings: list[str], answers: list[int | None], start: int = 0, **fields: Any) -> Path:
+    """One clip and one question for each entry."""
+    clips = [a_clip(start + i, recording) for i, recording in enumerate(recordings)]
+    rows = zip(clips, answers, strict=True)
+    questions = [a_question(start + i, clip, answer, **fields) for i, (clip, answer) in enumerate(rows)]
+    write_rows(folder, questions, {clip.digest: clip for clip in clips})
+    return folder
+
+
+def the_predictions(folder: Path, choices: dict[str, int]) -> Path:
+    folder.mkdir()
+    rows = [
+        Prediction(question=question, choice=choice, logprobs=(-1.4,) * 4, prompt_tokens=60, seconds=0.25)
+        for question, choice in choices.items()
+    ]
+    write_jsonl(folder / "predictions.jsonl", rows)
+    return folder
+
+
+def run(tmp_path: Path, **inputs: list[Path]) -> dict[str, Any]:
+    out = tmp_path / "out"
+    out.mkdir()
+    facts = evaluate(inputs, RECIPE, out, LocalContext(tmp_path / "scratch"))
+    assert json.loads((out / "scores.json").read_text()) == json.loads(json.dumps(facts))
+    return facts
+
+
+def test_shards_of_predictions_are_joined_by_question_id(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r1", "r2", "r3"], [0, 1, 2, None])
+    first = the_predictions(tmp_path / "p1", {"q2": 2, "q3": 0})
+    second = the_predictions(tmp_path / "p2", {"q0": 0, "q1": 0})
+    scores = run(tmp_path, predictions=[first, second], data=[data])
+    assert (scores["n"], scores["recordings"], scores["unanswered"]) == (3, 2, 1)
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert scores["ci95"][0] < 2 / 3 < scores["ci95"][1]
+    assert (scores["majority"], scores["chance"]) == (pytest.approx(1 / 3), 0.25)
+    assert (scores["seconds_per_question"], scores["prompt_tokens"]) == (0.25, 60)
+    assert scores["claim"] == "n = 3: too few to claim anything"
+    assert scores["parent"] is None
+
+
+def test_a_missing_prediction_is_refused_by_name(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r2"], [0, 1])
+    predictions = the_predictions(tmp_path / "p", {"q0": 0})
+    with pytest.raises(InputError, match=r"the model has no prediction for question q1 \(1 of 2 missing\)"):
+        run(tmp_path, predictions=[predictions], data=[data])
+
+
+def test_a_parent_that_skipped_a_question_is_refused(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r2"], [0, 1])
+    predictions = the_predictions(tmp_path / "p", {"q0": 0, "q1": 1})
+    parent = the_predictions(tmp_path / "parent", {"q1": 1})
+    with pytest.raises(InputError, match="the parent has no prediction for question q0"):
+        run(tmp_path, predictions=[predictions], parent=[parent], data=[data])
+
+
+def test_predictions_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1"], [0])
+    shards = [the_predictions(tmp_path / "p1", {"q0": 0}), the_predictions(tmp_path / "p2", {"q0": 1})]
+    with pytest.raises(InputError, match="q0: answered twice, differently"):
+        run(tmp_path, predictions=shards, data=[data])
+
+
+def test_a_choice_that_the_question_lacks_is_refused(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1"], [0])
+    with pytest.raises(InputError, match="q0: no choice 4"):
+        run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 4})], data=[data])
+
+
+def test_a_test_set_without_answers_is_refused(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1"], [None])
+    with pytest.raises(InputError, match="none of 1 questions has an answer"):
+        run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 0})], data=[data])
+
+
+def test_two_rows_with_one_id_are_refused(tmp_path: Path) -> None:
+    data = [the_rows(tmp_path / "a", ["r1"], [0]), the_rows(tmp_path / "b", ["r1"], [1])]
+    with pytest.raises(InputError, match="question q0: two different rows"):
+        run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 0})], data=data)
+
+
+def test_the_parent_is_compared_on_the_same_questions(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", [f"r{i}" for i in range(12)], [0] * 12)
+    model = the_predictions(tmp_path / "model", {f"q{i}": 0 for i in range(12)})
+    parent = the_predictions(tmp_path / "parent", {f"q{i}": int(i < 6) for i in range(12)})
+    scores = run(tmp_path, predictions=[model], parent=[parent], data=[data])
+    found = scores["parent"]
+    assert (found["accuracy"], found["difference"], found["wins"], found["losses"]) == (0.5, 0.5, 6, 0)
+    assert found["p"] == pytest.approx(2 / 2**6)
+    assert found["ci95"][0] < 0.5 < found["ci95"][1]
+
+
+def test_training_on_a_recording_marks_every_question_of_it(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r1", "r2"], [0, 0, 0])
+    derived = Origin(answer="teacher", test_derived=True)
+    seen = the_rows(tmp_path / "seen", ["r1", "r9"], [1, 1], start=50, origin=derived)
+    predictions = the_predictions(tmp_path / "p", {"q0": 0, "q1": 1, "q2": 0})
+    scores = run(tmp_path, predictions=[predictions], data=[data], seen=[seen])
+    assert scores["leaked"] == {"questions": 2, "recordings": 1, "accuracy_without": 1.0}
+    assert scores["transductive"] == 2
+
+
+def test_a_clip_that_was_seen_under_another_recording_is_a_leak(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r2"], [0, 0])
+    seen = the_rows(tmp_path / "seen", ["renamed"], [0])
+    scores = run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 0, "q1": 0})], data=[data], seen=[seen])
+    assert scores["leaked"]["questions"] == 1
+
+
+def test_categories_and_languages_are_scored_apart(tmp_path: Path) -> None:
+    data = [
+        the_rows(tmp_path / "a", ["r1", "r2"], [0, 0], category="sign", language="vi"),
+        the_rows(tmp_path / "b", ["r3"], [0], start=10, category="order"),
+    ]
+    scores = run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 0, "q1": 1, "q10": 0})], data=data)
+    assert {name: (row["n"], row["accuracy"]) for name, row in scores["by_category"].items()} == {
+        "sign": (2, 0.5),
+        "order": (1, 1.0),
+    }
+    assert scores["by_language"]["vi"]["n"] == 2

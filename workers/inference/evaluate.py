@@ -1,0 +1,175 @@
+"""Evaluate: predictions against the answers, with error bars, the paired test against the parent, and the leaks."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shared import metrics
+from shared.context import Context
+from shared.contracts import EvaluateRecipe
+from shared.errors import InputError
+from shared.schema import Prediction, Question, Rows, read_jsonl
+
+
+class Scored(NamedTuple):
+    """The answered questions of a test set, in step: one entry of each list for each question."""
+
+    questions: list[Question]
+    recordings: list[str]
+    answers: list[int]
+    unanswered: int  #: questions without an answer, left out
+
+
+def evaluate(inputs: dict[str, list[Path]], recipe: EvaluateRecipe, out: Path, ctx: Context) -> dict[str, Any]:
+    """Score `predictions` on the answered rows of `data`; writes scores.json and returns what it holds.
+
+    Raises:
+        InputError: nothing to score, or an answered question has no (or no usable) prediction.
+    """
+    data = Rows(inputs["data"])
+    scored = answered(data)
+    predictions = read_predictions(inputs["predictions"])
+    settings = metrics.Settings(recipe.confidence, recipe.resamples, recipe.seed)
+    correct = outcomes(scored, predictions)
+    scores = score(scored, correct, settings) | costs(scored, predictions)
+    scores["parent"] = against_parent(scored, correct, inputs.get("parent", []), settings)
+    scores["leaked"], scores["transductive"] = leaks(scored, correct, inputs.get("seen", []))
+    (out / "scores.json").write_text(json.dumps(scores, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    ctx.progress(1, 1, "table", accuracy=scores["accuracy"])
+    return scores
+
+
+def answered(data: Rows) -> Scored:
+    """The questions of `data` whose answer is known, each once.
+
+    Raises:
+        InputError: none is, a question's clip is not listed, or one id stands for two questions.
+    """
+    unique: dict[str, Question] = {}
+    for question in data.questions:
+        if unique.setdefault(question.id, question) != question:
+            raise InputError(f"question {question.id}: two different rows share this id; import the data again")
+    questions = [q for q in unique.values() if q.answer is not None]
+    if not questions:
+        raise InputError(f"none of {len(unique)} questions has an answer: evaluate on a split that has answers")
+    if stray := next((q for q in questions if q.clip not in data.clips), None):
+        raise InputError(f"question {stray.id}: clip {stray.clip[:12]} is not in clips.jsonl; import the data again")
+    return Scored(
+        questions,
+        [data.clips[q.clip].recording for q in questions],
+        [q.answer for q in questions if q.answer is not None],
+        len(unique) - len(questions),
+    )
+
+
+def read_predictions(folders: list[Path]) -> dict[str, Prediction]:
+    """Every prediction by question id.
+
+    Raises:
+        InputError: two predictions on one question disagree.
+    """
+    found: dict[str, Prediction] = {}
+    for folder in folders:
+        path = folder / "predictions.jsonl"
+        for prediction in read_jsonl(path, Prediction):
+            if found.setdefault(prediction.question, prediction).choice != prediction.choice:
+                raise InputError(f"{path}: question {prediction.question}: answered twice, differently")
+    return found
+
+
+def outcomes(scored: Scored, predictions: dict[str, Prediction], whose: str = "the model") -> list[int]:
+    """1 where the predicted choice is the answer, in the order of `scored`.
+
+    Raises:
+        InputError: a prediction is missing, or names a choice that the question does not have.
+    """
+    missing = [q.id for q in scored.questions if q.id not in predictions]
+    if missing:
+        raise InputError(
+            f"predictions.jsonl: {whose} has no prediction for question {missing[0]}"
+            f" ({len(missing)} of {len(scored.questions)} missing): predict on the whole test set first"
+        )
+    for question in scored.questions:
+        if not 0 <= (choice := predictions[question.id].choice) < len(question.choices):
+            raise InputError(f"predictions.jsonl: question {question.id}: no choice {choice}; predict it again")
+    return [int(predictions[q.id].choice == q.answer) for q in scored.questions]
+
+
+def score(scored: Scored, correct: list[int], settings: metrics.Settings) -> dict[str, Any]:
+    """Accuracy with its interval, what a guess would get, and the tables."""
+    accuracy, interval = metrics.accuracy_interval(correct, scored.recordings, settings)
+    recordings = len(set(scored.recordings))
+    return {
+        "n": len(correct),
+        "recordings": recordings,
+        "unanswered": scored.unanswered,
+        "accuracy": accuracy,
+        "ci95": [interval.low, interval.high],
+        "ci_method": interval.method,
+        "confidence": settings.confidence,
+        "majority": metrics.majority_baseline(scored.answers),
+        "chance": metrics.chance([len(q.choices) for q in scored.questions]),
+        "claim": metrics.too_few(len(correct), recordings),
+        "by_category": _table(scored, correct, [q.category for q in scored.questions], settings),
+        "by_language": _table(scored, correct, [q.language for q in scored.questions], settings),
+    }
+
+
+def costs(scored: Scored, predictions: dict[str, Prediction]) -> dict[str, float]:
+    """Mean seconds and prompt tokens of a question."""
+    asked, n = [predictions[q.id] for q in scored.questions], len(scored.questions)
+    return {
+        "seconds_per_question": sum(p.seconds for p in asked) / n,
+        "prompt_tokens": sum(p.prompt_tokens for p in asked) / n,
+    }
+
+
+def against_parent(
+    scored: Scored, correct: list[int], folders: list[Path], settings: metrics.Settings
+) -> dict[str, Any] | None:
+    """The paired comparison with the parent's predictions on the same questions, None without a parent."""
+    if not folders:
+        return None
+    theirs = outcomes(scored, read_predictions(folders), "the parent")
+    found = metrics.compare(correct, theirs, scored.recordings, settings)
+    return {
+        "n": len(theirs),
+        "accuracy": sum(theirs) / len(theirs),
+        "difference": found.difference,
+        "ci95": [found.interval.low, found.interval.high],
+        "ci_method": found.interval.method,
+        "p": found.p,
+        "p_mcnemar": found.p_mcnemar,
+        "wins": found.wins,
+        "losses": found.losses,
+    }
+
+
+def leaks(scored: Scored, correct: list[int], folders: list[Path]) -> tuple[dict[str, Any], int]:
+    """(scored questions whose clip or recording the model was trained on, rows it saw that come from a test set)."""
+    seen = Rows(folders)
+    clips = {q.clip for q in seen.questions}
+    recordings = {seen.clips[digest].recording for digest in clips if digest in seen.clips}
+    leaked = [
+        q.clip in clips or recording in recordings
+        for q, recording in zip(scored.questions, scored.recordings, strict=True)
+    ]
+    clean = [right for right, known in zip(correct, leaked, strict=True) if not known]
+    found = {
+        "questions": sum(leaked),
+        "recordings": len({r for r, known in zip(scored.recordings, leaked, strict=True) if known}),
+        "accuracy_without": sum(clean) / len(clean) if clean else None,
+    }
+    return found, sum(q.origin.test_derived for q in seen.questions)
+
+
+def _table(scored: Scored, correct: list[int], groups: list[str], settings: metrics.Settings) -> dict[str, Any]:
+    return {
+        name: {
+            "n": group.n,
+            "recordings": group.recordings,
+            "accuracy": group.accuracy,
+            "ci95": [group.interval.low, group.interval.high],
+        }
+        for name, group in metrics.by_group(correct, scored.recordings, groups, settings).items()
+    }
