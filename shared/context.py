@@ -1,9 +1,9 @@
 """What a verb may ask of the world: report progress, learn that it must stop, keep durable bytes."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Scratch(Protocol):
@@ -46,10 +46,15 @@ class Context(Protocol):
         ...
 
 
+#: A verb: local input folders by name, a recipe, an empty output folder, a context → facts (JSON).
+Verb = Callable[[dict[str, list[Path]], Any, Path, Context], dict[str, Any]]
+
+
 class FolderScratch:
     """Scratch in a plain folder: for unit tests and for verbs run by hand."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self._bytes, self._folders = root / "bytes", root / "folders"
         self._bytes.mkdir(parents=True, exist_ok=True)
         self._folders.mkdir(parents=True, exist_ok=True)

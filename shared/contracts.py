@@ -117,13 +117,14 @@ class Stage(NamedTuple):
     inputs: dict[str, Input]
     output: Kind
     fan_out: str | None = None
+    keeps_scratch: bool = False  #: a teacher's journal stays: its answers were paid for
 
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("label", 1, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data"),
-        Stage("augment", 1, "augmenter", AugmentRecipe, {"data": Input("rows", clips=False)}, "rows", "data"),
+        Stage("label", 1, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", keeps_scratch=True),
+        Stage("augment", 1, "augmenter", AugmentRecipe, {"data": Input("rows", clips=False)}, "rows", "data", keeps_scratch=True),
         Stage("train", 1, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
         Stage("quantize", 1, "quantizer", QuantizeRecipe,
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),

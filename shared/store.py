@@ -143,6 +143,15 @@ class Store:
         with _translated(key):
             self._minio.put_object(self._bucket, key, BytesIO(data), len(data))
 
+    def write_file(self, key: str, path: Path) -> None:
+        """Put a file of any size (multipart where it is large)."""
+        with _translated(key):
+            self._minio.fput_object(self._bucket, key, str(path))
+
+    def read_to(self, key: str, path: Path) -> None:
+        with _translated(key):
+            self._minio.fget_object(self._bucket, key, str(path))
+
     def write_if_absent(self, key: str, data: bytes) -> bool:
         """Put unless the key exists; True for the one writer who wins.
 
@@ -204,8 +213,7 @@ class Store:
         size = path.stat().st_size
         key = f"blobs/{digest}"
         if not self.exists(key):
-            with _translated(key):
-                self._minio.fput_object(self._bucket, key, str(path))
+            self.write_file(key, path)
         return File(path=path.name, digest=digest, size=size)
 
     def get_blob(self, digest: str) -> Path:
@@ -341,6 +349,7 @@ class StoreScratch:
     """`shared.context.Scratch` below `scratch/<task>/` in the store."""
 
     def __init__(self, store: Store, task: str) -> None:
+        self.task = task
         self._store = store
         self._root = f"scratch/{task}/"
 
@@ -358,8 +367,7 @@ class StoreScratch:
         """The mark `<name>` is written last: a folder without it is not there."""
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             key = f"{self._root}files/{name}/{path.relative_to(folder).as_posix()}"
-            with _translated(key):
-                self._store._minio.fput_object(self._store._bucket, key, str(path))
+            self._store.write_file(key, path)
         self._store.write_if_absent(f"{self._root}folders/{name}", b"complete")
 
     def get_folder(self, name: str, folder: Path) -> bool:
@@ -369,8 +377,7 @@ class StoreScratch:
         for key in self._store.keys(root):
             path = folder / key.removeprefix(root)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _translated(key):
-                self._store._minio.fget_object(self._store._bucket, key, str(path))
+            self._store.read_to(key, path)
         return True
 
     def folders(self) -> list[str]:

@@ -1,0 +1,132 @@
+"""The conductor: looks at every live run and offers what is ready. It never computes, and may die or be doubled."""
+
+import logging
+import signal
+import threading
+import time
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from shared.broker import make_app
+from shared.contracts import STAGES
+from shared.errors import StoreError
+from shared.lease import Board, board
+from shared.pipeline import Plan
+from shared.run import Runs, RunState, Task
+from shared.settings import Settings, settings
+from shared.stage import offer_of, request_of
+from shared.store import Store, store
+
+log = logging.getLogger("conductor")
+
+_VANISHED = "the worker vanished (killed, or out of memory)"
+
+
+class Conductor:
+    """One look at the world is `tick()`; everything it knows it can learn again."""
+
+    def __init__(self, config: Settings, store: Store, board: Board, app: Celery) -> None:
+        self._config, self._store, self._board, self._app = config, store, board, app
+        self._runs = Runs(store)
+        self._plans: dict[str, Plan] = {}
+        self._silent_until = 0.0
+        self._requested: set[str] = set()
+
+    def tick(self) -> None:
+        """Advance every live run once."""
+        if not self._board.same_epoch():
+            # Redis lost its leases: give every heartbeat the time to bring its own back
+            self._silent_until = time.monotonic() + 2 * self._config.heartbeat_seconds
+            log.warning("Redis is new or lost its memory: no offers for two heartbeats")
+        live = [run for run, marks in self._runs.marks().items() if "plan" in marks and "ended" not in marks]
+        states = {run: self._runs.state(run, self._plan(run)) for run in live}
+        wanted = {task.key for state in states.values() if not state.cancelled for task in state.open}
+        for run, state in states.items():
+            self._advance(run, state, wanted)
+
+    def _plan(self, run: str) -> Plan:
+        if run not in self._plans:
+            self._plans[run] = self._runs.plan(run)
+        return self._plans[run]
+
+    def _advance(self, run: str, state: RunState, wanted: set[str]) -> None:
+        leased = self._board.leased(task.key for task in state.open)
+        if state.cancelled:
+            for key in leased - wanted:
+                self._board.stop(key)
+            if not leased - wanted:
+                self._end(run, "cancelled")
+        elif state.complete:
+            self._end(run, "complete")
+        elif state.stuck:
+            self._end(run, "failed")
+        elif time.monotonic() >= self._silent_until:
+            offered = self._board.offered(task.key for task in state.open)
+            for task in state.open:
+                if task.key not in leased and task.key not in offered:
+                    self._offer(run, task)
+
+    def _end(self, run: str, how: str) -> None:
+        self._runs.end(run, how)
+        self._plans.pop(run, None)
+        log.info("run %s: %s", run, how)
+
+    def _offer(self, run: str, task: Task) -> None:
+        queue = STAGES[task.stage].queue
+        if self._board.waiting(queue) >= self._config.offers_per_queue or self._spent(task):
+            return
+        if task.key not in self._requested:
+            self._store.write_if_absent(f"requests/{task.key}", request_of(task))
+            self._requested.add(task.key)
+        if not self._board.offer(task.key):
+            return
+        self._board.unstop([task.key])
+        self._app.send_task(
+            task.stage, kwargs=offer_of(task, run), queue=queue, expires=self._config.offer_seconds, retry=False
+        )
+        log.info("run %s: offered %s %s", run, task.stage, task.key)
+
+    def _spent(self, task: Task) -> bool:
+        """Bury a task that used up its attempts, or whose input can never work."""
+        attempts = [a for a in self._runs.attempts(task.key) if a.get("outcome") != "released"]
+        if not attempts:
+            return False
+        last = attempts[-1]
+        if not last.get("permanent") and len(attempts) < self._config.max_attempts:
+            return False
+        cause = last.get("cause", _VANISHED)
+        self._runs.bury(task, cause, len(attempts))
+        log.error("dead after %d attempts: %s %s: %s", len(attempts), task.stage, task.key, cause)
+        return True
+
+
+def serve(stop: threading.Event) -> None:
+    """Tick when woken, or every few seconds, until `stop`. A failing store or broker is waited out."""
+    config = settings()
+    conductor = Conductor(config, store(), board(), make_app())
+    prepared = False
+    while not stop.is_set():
+        try:
+            if not prepared:
+                store().prepare()
+                prepared = True
+            conductor.tick()
+            board().sleep(config.tick_seconds)
+        except (redis.RedisError, OperationalError, StoreError) as error:
+            log.warning("%s: %s; trying again", type(error).__name__, error)
+            stop.wait(1.0)
+
+
+def main() -> None:
+    """`python -m services.conductor.main`"""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    serve(stop)
+
+
+if __name__ == "__main__":
+    main()
