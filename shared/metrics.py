@@ -63,7 +63,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 
 def agresti_min(wins: int, losses: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval for a difference of paired shares, questions as units (Agresti and Min 2005: half is added to a cell)."""
+    """Interval for a difference of paired shares, questions as units (Agresti and Min 2005: half added to a cell)."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     won, lost, total = wins + 0.5, losses + 0.5, n + 2
     centre = (won - lost) / total
@@ -74,7 +74,11 @@ def agresti_min(wins: int, losses: int, n: int, confidence: float = 0.95) -> tup
 def cluster_bootstrap(
     values: Sequence[int], recordings: Sequence[str], settings: Settings | None = None
 ) -> tuple[float, float]:
-    """Percentile interval for the mean of `values`, resampling whole recordings with replacement."""
+    """Interval for the mean of `values`: expanded percentiles, whole recordings drawn with replacement.
+
+    Plain percentiles hold the truth about 90% of the time at 10 to 20 recordings; expanding them as
+    Student's t would mends that (Hesterberg 2015, "What teachers should know about the bootstrap").
+    """
     confidence, resamples, seed = settings or Settings()
     sums, sizes = _per_recording(values, recordings)
     rng, count = np.random.default_rng(seed), len(sums)
@@ -82,7 +86,7 @@ def cluster_bootstrap(
     for start in range(0, resamples, step := max(1, _CHUNK // count)):
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start))
         means.append((drawn @ sums) / (drawn @ sizes))
-    tail = (1 - confidence) / 2
+    tail = _expanded_tail(count, confidence)
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
 
@@ -183,6 +187,26 @@ def _interval(
         why = "too few" if count < FEW_RECORDINGS else "no spread"
         method = f"the wider of {by_question_name} and a {method} ({why} to rest on the bootstrap alone)"
     return Interval(min(low, mean), max(high, mean), method)
+
+
+def _expanded_tail(count: int, confidence: float) -> float:
+    """Share to cut off at each end: wider than (1 - confidence) / 2 the fewer units there are."""
+    if count == 1:
+        return 0.0
+    t = student_t(count - 1, confidence)
+    return NormalDist().cdf(-t * math.sqrt(count / (count - 1)))
+
+
+def student_t(freedom: int, confidence: float) -> float:
+    """Two-sided quantile of Student's t by its Cornish-Fisher expansion (Abramowitz and Stegun 26.7.5).
+
+    Within 0.1% from 8 degrees of freedom at 95%; too small below, where `_interval` does not rest on it.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def _per_recording(values: Sequence[int], recordings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
