@@ -1,0 +1,33 @@
+"""Teachers: multimodal models behind a network service, asked once and remembered."""
+
+from shared.contracts import TeacherRecipe
+from shared.errors import UsageError
+from shared.teachers.gemini import GeminiTeacher, Patience
+from shared.teachers.journal import Entry, Journal
+from shared.teachers.pace import Pace
+from shared.teachers.teacher import Reply, Request, Teacher, TeacherError, Usage
+
+__all__ = ["Entry", "Journal", "Pace", "Patience", "Reply", "Request", "Teacher", "TeacherError", "Usage", "connect"]
+
+
+def connect(
+    recipe: TeacherRecipe,
+    *,
+    api_key: str | None,
+    base_url: str | None = None,
+    in_flight: int = 32,
+    requests_per_minute: float | None = None,
+    patience: Patience = Patience(),  # noqa: B008 - frozen
+    inline_limit: int = 4 * 2**20,
+) -> Teacher:
+    """The teacher a recipe names. Call it inside the event loop that will ask.
+
+    Raises:
+        UsageError: no key, or a provider that is not available.
+    """
+    if recipe.provider != "gemini":
+        raise UsageError(f"teacher.provider {recipe.provider!r} is not available; use gemini")
+    if not api_key:
+        raise UsageError("no key for the teacher; set ROADQA_GEMINI_API_KEY, or mount it as a file")
+    pace = Pace(in_flight, requests_per_minute)
+    return GeminiTeacher(api_key, base_url=base_url, pace=pace, patience=patience, inline_limit=inline_limit)

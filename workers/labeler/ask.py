@@ -1,0 +1,142 @@
+"""One question through its rounds: five votes on reordered choices, then their verification."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, create_model
+
+from shared.choices import permutation
+from shared.contracts import LabelRecipe
+from shared.errors import RoadQAError, Stopped
+from shared.schema import Label, Question, Vote
+from shared.teachers import Entry, Journal, Request, TeacherError
+from workers.labeler import consensus, prompts
+from workers.labeler.consensus import Consensus, Verification
+
+OUTAGE = 20  #: requests in a row, each after all its tries, without any answer from the service
+
+
+@lru_cache(maxsize=32)
+def vote_answer(choices: int) -> type[BaseModel]:
+    """Reasoning first: models fill a schema in its order, and should think before they choose."""
+    return create_model("Vote", reasoning=(str, ...), answer=(int, Field(ge=1, le=choices)))
+
+
+@lru_cache(maxsize=32)
+def verify_answer(choices: int) -> type[BaseModel]:
+    return create_model(
+        "Verification",
+        inconsistencies=(list[str], ...),
+        answer=(int, Field(ge=1, le=choices)),
+        verdict=(Literal["consistent", "inconsistent"], ...),
+    )
+
+
+class Asker:
+    """Asks a teacher through its journal, by one recipe."""
+
+    def __init__(self, recipe: LabelRecipe, journal: Journal, stopping: Callable[[], bool]) -> None:
+        self._recipe, self._journal, self._stopping = recipe, journal, stopping
+        self._careful = recipe.teacher.model_copy(update={"temperature": 0.0})  # the verification is no sample
+        self._unanswered = 0
+
+    async def label(self, question: Question, clip: Path) -> Label:
+        """Ask up to `1 + extra_rounds` rounds; the first that convinces ends it.
+
+        Raises:
+            Stopped: the work is to be put down; what was answered is in the journal.
+            TeacherError: the service answers nothing any more.
+        """
+        votes: list[Vote] = []
+        for number in range(1 + self._recipe.extra_rounds):
+            fresh, agreed, verification = await self._round(question, clip, number)
+            votes += fresh
+            if consensus.reason(agreed, verification) == consensus.ACCEPTED:
+                break
+        return consensus.conclude(question.id, votes, agreed, verification)
+
+    async def _round(
+        self, question: Question, clip: Path, number: int
+    ) -> tuple[list[Vote], Consensus, Verification | None]:
+        voters = prompts.voters(question.language)
+        tasks = [self._vote(question, clip, number, slot, prompt) for slot, prompt in enumerate(voters)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)  # let paid answers reach the journal
+        votes = [result for result in results if isinstance(result, Vote)]
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        agreed = consensus.count(votes, self._recipe.min_agreement)
+        if agreed.answer is None:  # split votes need no verification to be inconsistent
+            return votes, agreed, None
+        return votes, agreed, await self._verify(question, clip, number, votes)
+
+    async def _vote(self, question: Question, clip: Path, number: int, slot: int, prompt: prompts.Prompt) -> Vote:
+        order = self._order(question, number, slot)
+        text = prompts.vote_prompt(prompt, question, order)
+        request = self._request(question, number, slot, prompt.id, text, vote_answer(len(order)), order)
+        entry = await self._ask(request, clip)
+        if isinstance(entry, str):
+            return Vote(prompt=prompt.id, round=number, choice=None, reasoning="", problem=entry)
+        return _vote(entry, prompt.id, (entry.data or {}).get("reasoning", ""))
+
+    async def _verify(self, question: Question, clip: Path, number: int, votes: list[Vote]) -> Verification:
+        prompt = prompts.verifier(question.language)
+        slot = len(votes)
+        order = self._order(question, number, slot)
+        text = prompts.verify_prompt(prompt, question, order, votes)
+        request = self._request(question, number, slot, prompt.id, text, verify_answer(len(order)), order)
+        entry = await self._ask(request, clip)
+        if isinstance(entry, str):
+            return Verification(Vote(prompt=prompt.id, round=number, choice=None, reasoning="", problem=entry), False)
+        data = entry.data or {}
+        words = "; ".join([data.get("verdict", ""), *data.get("inconsistencies", [])])
+        return Verification(_vote(entry, prompt.id, words), data.get("verdict") == "consistent")
+
+    async def _ask(self, request: Request, clip: Path) -> Entry | str:
+        """The journal's entry, or the kind of failure where the service could not answer this one."""
+        if self._stopping():
+            raise Stopped("labelling was put down; the answers so far are kept")
+        try:
+            entry = await self._journal.ask(request, clip)
+        except TeacherError as error:
+            self._unanswered += 1
+            if self._unanswered >= OUTAGE:
+                raise
+            return error.kind
+        self._unanswered = 0
+        return entry
+
+    def _order(self, question: Question, number: int, slot: int) -> tuple[int, ...]:
+        texts = [choice.text for choice in question.choices]
+        return permutation(texts, f"{self._recipe.seed}/{question.id}/{number}", slot)
+
+    def _request(
+        self,
+        question: Question,
+        number: int,
+        slot: int,
+        prompt_id: str,
+        text: str,
+        answer: type[BaseModel],
+        order: tuple[int, ...],
+    ) -> Request:
+        seed = hashlib.sha256(f"{self._recipe.seed}/{question.id}/{number}/{slot}".encode()).digest()
+        return Request(
+            teacher=self._careful if "verdict" in answer.model_fields else self._recipe.teacher,
+            prompt_id=prompt_id, prompt=text, answer=answer, clip=question.clip, order=order,
+            slot=slot, round=number, seed=int.from_bytes(seed[:4], "big") >> 1,
+        )  # fmt: skip
+
+
+def _vote(entry: Entry, prompt: str, words: str) -> Vote:
+    """The entry as a vote, its number mapped back to the question's own order."""
+    choice = entry.order[entry.data["answer"] - 1] if entry.data else None
+    return Vote(prompt=prompt, round=entry.round, choice=choice, reasoning=words, problem=entry.problem)
+
+
+class TeacherOutageError(RoadQAError):
+    """Too many questions could not be asked; another attempt goes on from the journal."""

@@ -1,0 +1,174 @@
+"""Label the unanswered questions of rows with a teacher: only consensus answers leave."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shared.context import Context
+from shared.contracts import LabelRecipe, TeacherRecipe
+from shared.errors import Stopped
+from shared.schema import Label, Origin, Question, Rows, write_jsonl, write_rows
+from shared.settings import settings
+from shared.teachers import Journal, Teacher, connect
+from shared.teachers.teacher import TRANSIENT
+from workers.labeler.ask import Asker, TeacherOutageError
+
+OUTAGE_SHARE = 0.05  #: of the questions may stay without a quorum because the service failed
+STOP_LOOK_S = 0.5  #: seconds between looks at `ctx.stopping`
+
+TeacherFactory = Callable[[TeacherRecipe], Teacher]
+
+
+def from_settings(recipe: TeacherRecipe) -> Teacher:
+    """The teacher at the server, and with the key, that the settings name."""
+    now = settings()
+    return connect(
+        recipe,
+        api_key=now.gemini_api_key.get_secret_value(),
+        base_url=now.gemini_base_url or None,
+        in_flight=now.teacher_in_flight,
+    )
+
+
+def label(
+    inputs: dict[str, list[Path]],
+    recipe: LabelRecipe,
+    out: Path,
+    ctx: Context,
+    *,
+    teacher_factory: TeacherFactory = from_settings,
+    clips_at_once: int = 32,
+) -> dict[str, Any]:
+    """Write the rows whose answer votes and verification agree on, and every label to `labels.jsonl`.
+
+    Questions that have an answer already are neither asked nor written: they are in the rows they come from.
+
+    Raises:
+        Stopped: put down on request; the journal holds all answers so far.
+        TeacherOutageError: the service failed for too many questions.
+        UsageError: no key, or one that is refused; an unknown model or provider.
+    """
+    rows = Rows(inputs["data"])
+    wanted = [question for question in rows.questions if question.answer is None]
+    labels, journal = asyncio.run(_label_all(rows, wanted, recipe, ctx, teacher_factory, clips_at_once))
+    _refuse_outage(labels)
+    accepted = [_answered(question, verdict, recipe) for question, verdict in zip(wanted, labels, strict=True)]
+    write_rows(out, [question for question in accepted if question is not None], rows.clips)
+    write_jsonl(out / "labels.jsonl", labels)
+    return {"already_answered": len(rows.questions) - len(wanted), **_facts(labels, journal)}
+
+
+async def _label_all(
+    rows: Rows, wanted: list[Question], recipe: LabelRecipe, ctx: Context, factory: TeacherFactory, at_once: int
+) -> tuple[list[Label], Journal]:
+    """Clip by clip, so that what the service holds of a clip is given up as soon as its questions are done."""
+    teacher = factory(recipe.teacher)
+    try:
+        journal = Journal(ctx.scratch, teacher)
+        run = _Run(rows, Asker(recipe, journal, lambda: ctx.stopping), teacher, journal, ctx, len(wanted))
+        clips: dict[str, list[Question]] = defaultdict(list)
+        for question in wanted:
+            clips[question.clip].append(question)
+        await run.all(clips, at_once)
+        return [run.labels[question.id] for question in wanted], journal
+    finally:
+        await teacher.aclose()
+
+
+class _Run:
+    """The clips under way."""
+
+    def __init__(self, rows: Rows, asker: Asker, teacher: Teacher, journal: Journal, ctx: Context, total: int) -> None:
+        self._rows, self._asker, self._teacher, self._journal = rows, asker, teacher, journal
+        self._ctx, self._total = ctx, total
+        self.labels: dict[str, Label] = {}
+
+    async def all(self, clips: dict[str, list[Question]], at_once: int) -> None:
+        waiting = iter(clips.items())
+        tasks = [asyncio.create_task(self._clips(waiting)) for _ in range(min(at_once, len(clips)))]
+        watch = asyncio.create_task(self._stop_when_asked(tasks))
+        try:
+            await asyncio.gather(*tasks)
+        except asyncio.CancelledError:
+            if not self._ctx.stopping:
+                raise
+            raise Stopped("labelling was put down; the answers so far are kept") from None
+        finally:
+            for task in [*tasks, watch]:
+                task.cancel()
+            await asyncio.gather(*tasks, watch, return_exceptions=True)
+
+    async def _stop_when_asked(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Requests in flight are paid for: let them end first, but not for longer than a stop may take."""
+        while not self._ctx.stopping:
+            await asyncio.sleep(STOP_LOOK_S)
+        await asyncio.wait(tasks, timeout=settings().grace_seconds / 2)
+        for task in tasks:
+            task.cancel()
+
+    async def _clips(self, waiting: Any) -> None:
+        for clip, questions in waiting:
+            path = self._rows.clip_path(clip)
+            results = await asyncio.gather(*(self._question(q, path) for q in questions), return_exceptions=True)
+            await self._teacher.release(clip)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+
+    async def _question(self, question: Question, clip: Path) -> None:
+        self.labels[question.id] = await self._asker.label(question, clip)
+        usage = self._journal.usage
+        accepted = sum(verdict.status == "accepted" for verdict in self.labels.values())
+        self._ctx.progress(
+            len(self.labels), self._total, "questions", accepted=accepted, calls=usage.calls,
+            tokens_in=usage.tokens_in, tokens_out=usage.tokens_out,
+        )  # fmt: skip
+
+
+def _refuse_outage(labels: list[Label]) -> None:
+    """A label that the service's failures decided is no finding: commit none of them if they are many."""
+    lost = [verdict for verdict in labels if verdict.status == "flagged" and _failed(verdict)]
+    if lost and (len(lost) == len(labels) or len(lost) > max(1, OUTAGE_SHARE * len(labels))):
+        kinds = Counter(vote.problem for verdict in lost for vote in verdict.votes if vote.problem in TRANSIENT)
+        raise TeacherOutageError(
+            f"the teacher could not be asked about {len(lost)} of {len(labels)} questions "
+            f"({', '.join(f'{kind} ×{n}' for kind, n in kinds.most_common())}); the answers so far are kept: "
+            "try again once the service answers, or lower ROADQA_TEACHER_IN_FLIGHT"
+        )
+
+
+def _failed(verdict: Label) -> bool:
+    """Whether failures of the service kept the last round from a quorum or from its verification."""
+    last = max(vote.round for vote in verdict.votes)
+    votes = [vote for vote in verdict.votes if vote.round == last]
+    usable = sum(vote.choice is not None for vote in votes)
+    missing = sum(vote.problem in TRANSIENT for vote in votes)
+    check = verdict.verification
+    return (missing > 0 and usable < 3) or (check is not None and check.problem in TRANSIENT)
+
+
+def _answered(question: Question, verdict: Label, recipe: LabelRecipe) -> Question | None:
+    if verdict.status != "accepted":
+        return None
+    origin = question.origin.model_dump() | {"answer": "teacher", "teacher": recipe.teacher.model}
+    return question.model_copy(update={"answer": verdict.answer, "origin": Origin(**origin)})
+
+
+def _facts(labels: list[Label], journal: Journal) -> dict[str, Any]:
+    flagged = Counter(verdict.reason for verdict in labels if verdict.status == "flagged")
+    every = [vote for verdict in labels for vote in (*verdict.votes, *filter(None, [verdict.verification]))]
+    problems = Counter(vote.problem for vote in every if vote.problem)
+    rounds = Counter(max(vote.round for vote in verdict.votes) + 1 for verdict in labels)
+    return {
+        "questions": len(labels),
+        "accepted": len(labels) - flagged.total(),
+        "flagged": dict(flagged),
+        "rounds": {str(number): count for number, count in sorted(rounds.items())},
+        "problems": dict(problems),
+        "calls": journal.usage.calls,
+        "tokens_in": journal.usage.tokens_in,
+        "tokens_out": journal.usage.tokens_out,
+        "replayed": journal.replayed,
+    }
