@@ -67,7 +67,7 @@ class GeminiTeacher:
         while True:
             try:
                 async with self._pace.slot():
-                    reply = await self._once(request, clip, attempt)
+                    reply = await self._once(request, clip, samples)
                 return reply._replace(usage=usage.plus(reply.usage))
             except TeacherError as error:
                 if "file" in error.message.lower():  # it may have expired there: upload it again
@@ -92,11 +92,11 @@ class GeminiTeacher:
         elif error.transient:
             await asyncio.sleep(backoff(attempt - 1, self._patience.backoff_s, self._patience.longest_wait_s))
 
-    async def _once(self, request: Request, clip: Path | None, attempt: int) -> Reply:
+    async def _once(self, request: Request, clip: Path | None, sample: int) -> Reply:
         parts = [] if clip is None else [await self._video(request, clip)]
         config = types.GenerateContentConfig(
             temperature=request.teacher.temperature,
-            seed=(request.seed + attempt) % 2**31,
+            seed=(request.seed + sample) % 2**31,
             response_mime_type="application/json",
             response_json_schema=request.schema,
             thinking_config=types.ThinkingConfig(thinking_budget=request.teacher.thinking_budget),

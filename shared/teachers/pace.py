@@ -42,4 +42,5 @@ def backoff(attempt: int, base: float, cap: float) -> float:
 
     Source: "Exponential backoff and jitter", AWS Architecture Blog.
     """
-    return random.uniform(0.1, 1.0) * min(cap, base * 2**attempt)
+    bound: float = min(cap, base * 2**attempt)
+    return random.uniform(0.1, 1.0) * bound
