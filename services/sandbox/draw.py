@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 WIDTH: Final = 384
 HEIGHT: Final = 256
 HORIZON: Final = 112  #: row where the ego view's road begins
+STREET: Final = (134.0, 178.0)  #: rows of the street that crosses in the ego view
+ZEBRA: Final = (192.0, 226.0)  #: rows of the ego view's zebra crossing
 _OVER: Final = 4  #: supersampling of sprites
 
 RGB = tuple[int, int, int]
@@ -90,7 +92,7 @@ def _skyline(pen: ImageDraw.ImageDraw, style: Style, rng: np.random.Generator) -
 
 
 def ego_road(style: Style, *, zebra: bool = False, lanes: int = 2) -> Image.Image:
-    """The road as its driver sees it: sky, skyline, verges, `lanes` lanes that meet at the horizon."""
+    """The road as its driver sees it: sky, skyline, verges, `lanes` lanes that meet at the horizon, a street across."""
     canvas = Image.new("RGB", (WIDTH, HEIGHT), style.sky)
     pen = ImageDraw.Draw(canvas)
     rng = np.random.default_rng(style.seed + 1)
@@ -112,19 +114,21 @@ def ego_road(style: Style, *, zebra: bool = False, lanes: int = 2) -> Image.Imag
     for side in (-0.95, 0.95):
         strip(side, 0.018, HORIZON, HEIGHT, style.marking)
     for lane in range(1, lanes):
-        row, dash = HORIZON + 4.0, 5.0
-        while row < HEIGHT:
-            strip(2 * lane / lanes - 1, 0.016, row, min(HEIGHT, row + dash), style.marking)
-            row, dash = row + 2 * dash, dash * 1.45
+        start, dash = HORIZON + 4.0, 5.0
+        while start < HEIGHT:
+            strip(2 * lane / lanes - 1, 0.016, start, min(HEIGHT, start + dash), style.marking)
+            start, dash = start + 2 * dash, dash * 1.45
+    pen.rectangle((0, STREET[0] - 4, WIDTH, STREET[1] + 5), fill=_shade(style.road, 1.35))
+    pen.rectangle((0, STREET[0], WIDTH, STREET[1]), fill=style.road)
     if zebra:
         for bar in np.linspace(-0.86, 0.86, 8):
-            strip(float(bar), 0.062, 176, 214, style.marking)
+            strip(float(bar), 0.062, ZEBRA[0], ZEBRA[1], style.marking)
     return _textured(canvas, style)
 
 
 #: Where the top-down view's roads run: the centre of the crossing, and half their widths.
 CROSS_X: Final = 192
-CROSS_Y: Final = 158
+CROSS_Y: Final = 140
 HALF_X: Final = 50
 HALF_Y: Final = 44
 
@@ -146,8 +150,8 @@ def crossroads(style: Style, *, zebra: bool = False) -> Image.Image:
             pen.rectangle((CROSS_X - 1, y, CROSS_X + 1, y + 13), fill=style.marking)
     pen.rectangle((CROSS_X + 3, south + 3, east - 2, south + 7), fill=style.marking)
     if zebra:
-        for y in range(north + 3, south - 4, 14):
-            pen.rectangle((east + 8, y, east + 42, y + 7), fill=style.marking)
+        for x in range(west + 4, east - 4, 14):
+            pen.rectangle((x, north - 36, x + 7, north - 6), fill=style.marking)
     return _textured(canvas, style)
 
 

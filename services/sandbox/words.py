@@ -1,5 +1,6 @@
 """Every word the sandbox asks with: question templates and option phrases, in English and Vietnamese."""
 
+import unicodedata
 from typing import Final, Literal
 
 Language = Literal["en", "vi"]
@@ -158,17 +159,21 @@ def phrase(key: str, language: Language) -> str:
     return OPTIONS[key][language]
 
 
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip().casefold()
+
+
 def key_of(text: str, pool: tuple[str, ...]) -> str | None:
     """The key in `pool` whose phrase, in any language, is `text`; None where there is none."""
-    wanted = text.strip().casefold()
+    wanted = _plain(text)
     return next((key for key in pool if wanted in (OPTIONS[key]["en"], OPTIONS[key]["vi"])), None)
 
 
 def kind_of(question: str) -> str | None:
     """The question kind that `question` is a template of, in any language; None where it is none's."""
-    wanted = question.strip().casefold()
+    wanted = _plain(question)
     for kind, by_language in TEMPLATES.items():
-        if any(wanted == text.casefold() for texts in by_language.values() for text in texts):
+        if any(wanted == _plain(text) for texts in by_language.values() for text in texts):
             return kind
     return None
 
