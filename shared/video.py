@@ -36,24 +36,10 @@ from shared.schema import Frozen
 
 log = logging.getLogger(__name__)
 
-DECODERS = [
-    "h264",
-    "hevc",
-    "av1",
-    "libdav1d",
-    "vp8",
-    "vp9",
-    "libvpx",
-    "libvpx-vp9",
-    "mpeg4",
-    "msmpeg4",
-    "msmpeg4v1",
-    "msmpeg4v2",
-    "h263",
-    "mpeg1video",
-    "mpeg2video",
-    "mjpeg",
-]
+DECODERS = (
+    "h264,hevc,av1,libdav1d,vp8,vp9,libvpx,libvpx-vp9,mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,h263,"
+    "mpeg1video,mpeg2video,mjpeg"
+)
 QUICKTIME_ATOMS = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
 CHECK_EVERY = 0.25  #: seconds between the instants a thorough probe wants to see
 SLACK = 0.5  #: seconds of picture that may be missing at either end before a clip counts as cut short
@@ -149,7 +135,7 @@ class _Clip:
         options = {
             "max_pixels": str(self.limits.max_pixels),
             "max_streams": str(self.limits.max_streams),
-            "codec_whitelist": ",".join(DECODERS),
+            "codec_whitelist": DECODERS,
             "protocol_whitelist": "none",
         }
         if self.demuxer == "mov":
@@ -172,7 +158,7 @@ class _Clip:
         if not pictures:
             self.refuse("has no video stream")
         stream, context = pictures[0], pictures[0].codec_context
-        if context is None or context.name not in DECODERS:
+        if context is None or context.name not in DECODERS.split(","):
             self.refuse(f"is coded as {context.name if context else 'nothing known'}; re-encode it as H.264")
         self.check_size(context.width, context.height)
         self.codec = context.name

@@ -1,0 +1,69 @@
+"""Choices and answers as people write them: letters, prefixes, stray quotes."""
+
+import re
+from collections.abc import Sequence
+
+from shared.formats.common import tidy
+from shared.prompts import LETTERS
+from shared.schema import Choice
+
+_PREFIX = re.compile(r"^([A-Za-z])\s*[.):]\s*(.*)$", re.DOTALL)
+_EDGES = " \t.,;:!?\"'“”„‘’«»"
+
+
+def parse_choices(written: Sequence[str]) -> tuple[Choice, ...]:
+    """Choices with their source letters: `A. Có`, `D.Cấm`, `b)  Đúng`; letters may repeat.
+
+    A lone "A." may also begin a text, so a letter counts as prefix only where at least half of the
+    row's choices have one. A choice without prefix gets the letter of its place.
+    """
+    texts = [tidy(text) for text in written]
+    matches = [_PREFIX.match(text) for text in texts]
+    prefixed = 2 * sum(match is not None for match in matches) >= len(texts)
+    return tuple(
+        Choice(label=match.group(1).upper(), text=match.group(2))
+        if match and prefixed
+        else Choice(label=letter, text=text)
+        for text, match, letter in zip(texts, matches, LETTERS, strict=False)
+    )
+
+
+def find_answer(answer: str | int, choices: Sequence[Choice], base: int | None = None) -> int:
+    """Index of the choice that `answer` means: its full text, its text, its letter, or its number.
+
+    The first reading that fits any choice decides. Choices that are the same to the letter count as
+    one: the first of them. `base` is 0 or 1 where the whole file shows what its numbers count from.
+
+    Raises:
+        ValueError: `answer` fits no choice, or several.
+    """
+    said = tidy(str(answer))
+    prefix = _PREFIX.match(said)
+    whole = f"{prefix.group(1).upper()}. {prefix.group(2)}" if prefix else said
+    full = [f"{choice.label}. {choice.text}" for choice in choices]
+    texts = [choice.text for choice in choices]
+    readings = (full, whole), (texts, said), (_bare(full), _bare([whole])[0]), (_bare(texts), _bare([said])[0])
+    for options, key in readings:
+        if fits := [i for i, option in enumerate(options) if key and option == key]:
+            return _one_of(fits, said, choices)
+    if re.fullmatch(r"\(?[A-Za-z][.):]?", said):
+        letter = said.strip("().:").upper()
+        if fits := [i for i, choice in enumerate(choices) if choice.label == letter]:
+            return _one_of(fits, said, choices)
+    if said.isdecimal():
+        if base is None:
+            raise ValueError(f"answer {said} is a number, and the file does not show whether it counts from 0 or 1")
+        if 0 <= int(said) - base < len(choices):
+            return int(said) - base
+    raise ValueError(f"answer {said[:80]!r} is none of the {len(choices)} choices")
+
+
+def _bare(texts: Sequence[str]) -> list[str]:
+    """Without case, edge punctuation and quotes."""
+    return [re.sub(r"[\"'“”„‘’«»]", "", text).strip(_EDGES).casefold() for text in texts]
+
+
+def _one_of(fits: list[int], said: str, choices: Sequence[Choice]) -> int:
+    if len({choices[i] for i in fits}) > 1:
+        raise ValueError(f"answer {said[:80]!r} fits {len(fits)} choices")
+    return fits[0]

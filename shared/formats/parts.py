@@ -1,0 +1,48 @@
+"""A dataset as parts: rows artifacts cut by clip, so that new rows disturb few of them.
+
+A part holds the clips whose digest starts with the same bits. How many bits follows from the number
+of clips alone, so a dataset is cut anew only when it has doubled.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+from shared.formats.common import Imported
+from shared.schema import Question, write_rows
+
+CLIPS_PER_PART = 32  #: aimed at; a part may hold somewhat more, as digests fall
+
+
+def bucket_bits(clips: int) -> int:
+    """Leading digest bits that name a part: the fewest that leave `CLIPS_PER_PART` clips or fewer on average."""
+    return max(0, (-(-clips // CLIPS_PER_PART) - 1).bit_length())
+
+
+def bucket(digest: str, bits: int) -> int:
+    """The part of a clip: the first `bits` bits of its SHA-256."""
+    return int(digest, 16) >> (4 * len(digest) - bits)
+
+
+def cut_parts(imported: Imported, folder: Path) -> list[Path]:
+    """Write `imported` as rows artifacts under `folder`, each with its clips linked in; returns their paths, sorted."""
+    by_clip: dict[str, list[Question]] = defaultdict(list)
+    for question in imported.questions:
+        by_clip[question.clip].append(question)
+    bits = bucket_bits(len(by_clip))
+    digests: dict[int, list[str]] = defaultdict(list)
+    for digest in by_clip:
+        digests[bucket(digest, bits)].append(digest)
+    parts = []
+    for number in sorted(digests):
+        part = folder / f"{1 << bits:04d}-{number:04d}"
+        wanted = set(digests[number])
+        write_rows(part, (q for q in imported.questions if q.clip in wanted), imported.clips)
+        _link_clips(part / "clips", imported, sorted(wanted))
+        parts.append(part)
+    return parts
+
+
+def _link_clips(folder: Path, imported: Imported, digests: list[str]) -> None:
+    folder.mkdir()
+    for digest in digests:
+        (folder / digest).symlink_to(imported.paths[digest].resolve())
