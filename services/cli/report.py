@@ -179,7 +179,7 @@ def headline(rows: list[Row]) -> dict[str, Any]:
         return {"kind": "waiting", "text": text, "details": []}
     best = max((row for row in measured if row is not base), key=lambda row: row["accuracy"])
     if claim := best["claim"] or base["claim"]:
-        return {"kind": "small", "text": f"{claim[0].upper()}{claim[1:]}.", "details": [_side_by_side(best, base)]}
+        return {"kind": "small", "text": f"{claim}.", "details": [_side_by_side(best, base)]}
     gain = best["accuracy"] - base["accuracy"]
     apart = _apart(best, base)
     if apart and gain > 0:

@@ -1,0 +1,79 @@
+"""The report as one HTML file: no script, no request, everything escaped by the template engine."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from services.cli import words
+from services.cli.report import Report, losses, verdicts
+
+_HERE = Path(__file__).parent
+
+
+class Curve(NamedTuple):
+    """A training loss curve, ready to draw in a box of `WIDTH` × `HEIGHT`."""
+
+    name: str
+    points: str  #: x,y pairs of an SVG polyline
+    steps: int
+    top: float  #: loss at the upper edge
+    first: float
+    last: float
+
+
+WIDTH, HEIGHT = 320, 120
+
+
+def html(report: Report) -> str:
+    """The page of a report made by `report.build` (or read back from report.json)."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": words.percent,
+        "interval": words.interval,
+        "points": words.points,
+        "points_interval": words.points_interval,
+        "p_value": words.p_value,
+        "size": words.size,
+        "duration": words.duration,
+        "per_question": words.per_question,
+    }
+    steps = report["steps"]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        rows=report["rows"],
+        measured=[row for row in report["rows"] if row["accuracy"] is not None],
+        curves=[curve for step in steps if (curve := _curve(step["name"], step["facts"]))],
+        labels=[_labels(step) for step in steps if step["stage"] == "label" and step["facts"]],
+        longest=max([step["seconds"] or 0 for step in steps], default=0) or 1,
+        models=_models(report["rows"]),
+        box=(WIDTH, HEIGHT),
+    )
+
+
+def _curve(name: str, facts: dict[str, Any]) -> Curve | None:
+    found = losses(facts)
+    if len(found) < 2:
+        return None
+    first, last = found[0][0], found[-1][0]
+    top = max(loss for _, loss in found) or 1.0
+    points = [
+        f"{WIDTH * (step - first) / (last - first or 1):.1f},{HEIGHT * (1 - loss / top):.1f}" for step, loss in found
+    ]
+    return Curve(name, " ".join(points), round(last), top, found[0][1], found[-1][1])
+
+
+def _labels(step: dict[str, Any]) -> dict[str, Any]:
+    parts = verdicts(step["facts"])
+    plain = {key: value for key, value in step["facts"].items() if isinstance(value, int | float | str)}
+    plain = {key.replace("_", " "): value for key, value in plain.items() if key not in ("accepted", "flagged")}
+    return {"name": step["name"], "parts": parts, "total": sum(count for _, count in parts) or 1, "facts": plain}
+
+
+def _models(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each model once, with its size and how it compares with the largest."""
+    sizes = {row["model"]: row["size_bytes"] for row in rows if row["size_bytes"]}
+    largest = max(sizes.values(), default=1)
+    return [{"name": name, "size": size, "share": size / largest} for name, size in sizes.items()]
