@@ -26,7 +26,7 @@ from shared.errors import InputError
 from shared.prompts import letter
 
 #: One thread: slices would depend on the machine's cores, and the bytes with them.
-_X264: Final = {"preset": "veryfast", "crf": "23", "g": "10", "threads": "1"}
+_X264: Final = {"preset": "veryfast", "crf": "26", "g": "20", "threads": "1"}
 Progress = Callable[[int, int], None]
 
 

@@ -11,7 +11,7 @@ from services.sandbox.scene import FPS, Person, Scene, Vehicle
 
 #: The lead car's waiting place: column, row of its wheels, width.
 _EGO_LEAD: Final = (240.0, 186.0, 92.0)
-_EGO_LEAVES: Final = 2.0  #: seconds
+_EGO_LEAVES: Final = 2.6  #: seconds
 _TOP_LEAD: Final = (217.0, 222.0)
 _TOP_LENGTH: Final = 60
 _TOP_SPEED: Final = 140.0  #: pixels per second
