@@ -33,9 +33,26 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, gt=0, description="attempts before a task is dead")
     grace_seconds: float = Field(60.0, gt=0, description="seconds a verb has to put its work down")
 
+    engines: int = Field(2, ge=1, description="engines kept loaded; more memory, fewer loads")
+    engine_gpus: int = Field(1, ge=1, description="GPUs an engine is spread over")
+    engine_requests: int = Field(32, ge=1, description="requests an engine works on at once")
+    engine_batch: int = Field(64, ge=1, description="questions in a batch; a stopped shard resumes at its last batch")
+    engine_kv_cache_bytes: int = Field(0, ge=0, description="KV cache; 0: what is free (GPU), 8 full prompts (CPU)")
+    engine_kv_offload_bytes: int = Field(0, ge=0, description="host memory the KV cache may spill into (GPU)")
+    engine_processes: bool = Field(
+        False, description="engine in its own process: overlaps with decoding, starts slower"
+    )
+    decode_threads: int = Field(2, ge=1, description="clips decoded at once beside the engine")
+
     gemini_api_key: SecretStr = Field(SecretStr(""), description="key for Gemini")
     gemini_base_url: str = Field("", description="another server that speaks Gemini's protocol")
     teacher_in_flight: int = Field(32, gt=0, description="requests in flight at the teacher")
+
+    trainer_processes: int = Field(0, ge=0, description="processes of one training; 0: one for each GPU, else 2")
+    trainer_micro_batch: int = Field(0, ge=0, description="rows at once in one process; 0: 2 on a GPU, else all")
+    trainer_checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between training checkpoints")
+    trainer_cache_bytes: int = Field(20_000_000_000, ge=0, description="bytes of decoded frames kept in one training")
+    trainer_extensions: Path = Field(Path(".state/torch_extensions"), description="DeepSpeed's compiled extensions")
 
 
 @lru_cache(maxsize=1)
