@@ -107,11 +107,11 @@ class TeacherServer:
     def app(self) -> web.Application:
         app = web.Application(client_max_size=FILE_BYTES, middlewares=[self._in_protocol])
         app.router.add_get("/health", self._health)
-        app.router.add_post("/upload/v1beta/files", self._start_upload)
-        app.router.add_post("/upload/v1beta/files/{id}", self._receive)
-        app.router.add_get("/v1beta/files/{id}", self._file)
-        app.router.add_delete("/v1beta/files/{id}", self._delete)
-        app.router.add_post("/v1beta/models/{call}", self._call)
+        app.router.add_post("/upload/{version:v1[a-z]*}/files", self._start_upload)
+        app.router.add_post("/upload/{version:v1[a-z]*}/files/{id}", self._receive)
+        app.router.add_get("/{version:v1[a-z]*}/files/{id}", self._file)
+        app.router.add_delete("/{version:v1[a-z]*}/files/{id}", self._delete)
+        app.router.add_post("/{version:v1[a-z]*}/models/{call}", self._call)
         return app
 
     @web.middleware
@@ -148,7 +148,7 @@ class TeacherServer:
             size=int(request.headers.get("X-Goog-Upload-Header-Content-Length", "0")),
         )
         self._uploads[upload.name] = upload
-        where = request.url.origin() / "upload/v1beta/files" / upload.name
+        where = request.url.origin() / request.path.strip("/") / upload.name
         headers = {"X-Goog-Upload-URL": str(where), "X-Goog-Upload-Status": "active"}
         return web.json_response({}, headers=headers)
 

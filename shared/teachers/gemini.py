@@ -55,8 +55,12 @@ class GeminiTeacher:
         self._inline_limit = min(inline_limit, INLINE_CEILING)
         # A client of our own, so that the transport, hence its errors, do not depend on what else is installed.
         self._http = httpx2.AsyncClient(follow_redirects=True)
+        # v1beta is the version whose files, schemas and video metadata are documented; the SDK's own default is v1.
         options = types.HttpOptions(
-            base_url=base_url, timeout=round(patience.timeout_s * 1000), httpx_async_client=self._http
+            base_url=base_url,
+            api_version="v1beta",
+            timeout=round(patience.timeout_s * 1000),
+            httpx_async_client=self._http,
         )
         self._client = genai.Client(api_key=api_key, http_options=options).aio
         self._uploads: dict[str, types.File] = {}
