@@ -1,0 +1,43 @@
+"""card.json: what a trained model was made from."""
+
+from collections import Counter
+from typing import Any
+
+from shared.contracts import TrainRecipe
+from shared.schema import Question
+from workers.trainer.plan import Plan
+
+
+def origin(question: Question) -> str:
+    """Where a row comes from, in words: `human`, `teacher, test-derived`, `human, augmented`."""
+    words = [question.origin.answer]
+    words += ["augmented"] if question.origin.parent is not None else []
+    words += ["test-derived"] if question.origin.test_derived else []
+    return ", ".join(words)
+
+
+def data_facts(plan: Plan) -> dict[str, Any]:
+    """Counts of rows by origin and by input part, of rows left out and why, of clips and recordings."""
+    clips = {question.clip for question in plan.questions}
+    left_out: Counter[str] = Counter()
+    for part in plan.parts:
+        left_out.update(part.left_out)
+    return {
+        "rows": len(plan.questions),
+        "rows_by_origin": dict(sorted(Counter(origin(question) for question in plan.questions).items())),
+        "rows_left_out": dict(sorted(left_out.items())),
+        "parts": [part._asdict() for part in plan.parts],
+        "clips": len(clips),
+        "recordings": len({plan.rows.clips[digest].recording for digest in clips}),
+    }
+
+
+def build(base: dict[str, Any], recipe: TrainRecipe, plan: Plan, training: dict[str, Any]) -> dict[str, Any]:
+    """The whole card; `base` is the base model's own."""
+    return {
+        "made_by": "train",
+        "recipe": recipe.model_dump(mode="json"),
+        "data": data_facts(plan),
+        "training": training,
+        "base": base,
+    }

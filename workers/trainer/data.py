@@ -1,0 +1,118 @@
+"""Rows to tensors: each clip decoded once, each step's batch the same whoever computes it."""
+
+import contextlib
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from shared.budget import VideoBudget
+from shared.contracts import TrainRecipe
+from shared.schema import Question
+from shared.video import SampledClip, sample
+from shared.vlm.encode import IGNORED, VIDEO_KWARGS, Encoder
+from workers.trainer.plan import Plan, order, permuted
+
+Example = dict[str, torch.Tensor]
+
+VIDEO_TOKEN_TYPE = 2  #: of `mm_token_type_ids`: 0 text, 1 image, 2 video
+
+
+class ClipCache:
+    """Sampled frames (uint8) in a folder that all processes of one training share. Files appear whole.
+
+    Beyond `limit_bytes` a clip is decoded again each time it is met.
+    """
+
+    def __init__(self, folder: Path, budget: VideoBudget, limit_bytes: int) -> None:
+        self._folder, self._budget, self._limit = folder, budget, limit_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, digest: str, path: Path) -> SampledClip:
+        """The clip's frames. Raises MediaError where it cannot be decoded."""
+        kept = self._folder / f"{digest}.npz"
+        with contextlib.suppress(FileNotFoundError), np.load(kept) as found:
+            return SampledClip(
+                found["frames"], tuple(found["indices"].tolist()), float(found["fps"]), float(found["seconds"])
+            )
+        clip = sample(path, self._budget)
+        if clip.frames.nbytes + self._used() <= self._limit:
+            self._put(kept, clip)
+        return clip
+
+    def _used(self) -> int:
+        return sum(entry.stat().st_size for entry in os.scandir(self._folder) if entry.name.endswith(".npz"))
+
+    def _put(self, kept: Path, clip: SampledClip) -> None:
+        incoming = kept.with_suffix(f".{os.getpid()}")
+        with incoming.open("wb") as out:
+            np.savez(out, frames=clip.frames, indices=clip.indices, fps=clip.fps, seconds=clip.seconds)
+        incoming.replace(kept)
+
+
+class Examples(Dataset[Example]):
+    """Position in the training → one encoded row. Positions run over all epochs (see `plan`)."""
+
+    def __init__(self, plan: Plan, recipe: TrainRecipe, encoder: Encoder, cache: ClipCache, length: int) -> None:
+        self._plan, self._recipe, self._encoder, self._cache, self._length = plan, recipe, encoder, cache, length
+        self._order = lru_cache(maxsize=4)(order)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def question(self, position: int) -> Question:
+        """The question at this position, its choices in this epoch's order."""
+        rows = len(self._plan.questions)
+        epoch, place = divmod(position, rows)
+        question = self._plan.questions[self._order(self._recipe.seed, epoch, rows)[place]]
+        return permuted(question, self._recipe.seed, epoch) if self._recipe.shuffle_choices else question
+
+    def __getitem__(self, position: int) -> Example:
+        question = self.question(position)
+        clip = self._cache.get(question.clip, self._plan.rows.clip_path(question.clip))
+        return encode(self._encoder, question, clip, self._recipe)
+
+
+def encode(encoder: Encoder, question: Question, clip: SampledClip, recipe: TrainRecipe) -> Example:
+    """One row, without a batch dimension: equal to `Encoder.encode(with_answer=True)`, four times as fast.
+
+    Returns:
+        input_ids, mm_token_type_ids, labels [L] int64; pixel_values_videos [P, 1536] float32; video_grid_thw [3].
+    """
+    assert question.answer is not None
+    prompt = encoder.prompt_ids(question, clip, recipe.system_prompt)
+    answer = [encoder.letter_ids(len(question.choices))[question.answer], encoder.end_id]
+    input_ids = torch.tensor(prompt + answer)
+    return {
+        "input_ids": input_ids,
+        "mm_token_type_ids": (input_ids == encoder.video_token_id).long() * VIDEO_TOKEN_TYPE,
+        "labels": torch.tensor([IGNORED] * len(prompt) + answer),
+        **_patches(encoder, clip),
+    }
+
+
+def _patches(encoder: Encoder, clip: SampledClip) -> Example:
+    frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)  # [T, 3, H, W] uint8
+    video = encoder.processor.video_processor(videos=[frames], return_tensors="pt", **VIDEO_KWARGS)
+    return {"pixel_values_videos": video["pixel_values_videos"], "video_grid_thw": video["video_grid_thw"][0]}
+
+
+def collate(examples: list[Example], pad_id: int) -> Example:
+    """Batch rows, padded on the right; clips are concatenated, as Qwen3-VL wants them."""
+
+    def padded(name: str, value: int) -> torch.Tensor:
+        return pad_sequence([example[name] for example in examples], batch_first=True, padding_value=value)
+
+    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+    return {
+        "input_ids": padded("input_ids", pad_id),
+        "attention_mask": (torch.arange(int(lengths.max()))[None] < lengths[:, None]).long(),
+        "mm_token_type_ids": padded("mm_token_type_ids", 0),
+        "labels": padded("labels", IGNORED),
+        "pixel_values_videos": torch.cat([example["pixel_values_videos"] for example in examples]),
+        "video_grid_thw": torch.stack([example["video_grid_thw"] for example in examples]),
+    }

@@ -1,0 +1,94 @@
+"""The model in one rank: loaded from safetensors, patched and adapted as the recipe says, saved like its base."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from liger_kernel.transformers import apply_liger_kernel_to_qwen3_vl
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from shared.contracts import LoraRecipe, TrainRecipe
+from shared.errors import InputError, RoadQAError
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TEXT_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+_VISION_LAYERS = r".*visual\..*\.(qkv|proj|linear_fc1|linear_fc2)"
+_PATCH_EMBEDDING = r".*visual\.patch_embed.*"  # a convolution; an adapter there saves nothing
+
+
+def load(folder: Path, recipe: TrainRecipe, dtype: torch.dtype) -> PreTrainedModel:
+    """Load the base.
+
+    Raises:
+        InputError: it is no Qwen3-VL.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    if model.config.model_type != "qwen3_vl":
+        raise InputError(f"{folder}: is a {model.config.model_type}; the trainer takes Qwen3-VL")
+    model.config.use_cache = False
+    return model
+
+
+def prepare(model: PreTrainedModel, recipe: TrainRecipe, cuda: bool) -> PreTrainedModel | PeftModel:
+    """Freeze, patch and adapt."""
+    if cuda and recipe.liger:
+        apply_liger(model)
+    if not recipe.train_vision:
+        model.model.visual.requires_grad_(False)
+    return model if recipe.lora is None else get_peft_model(model, lora_config(recipe.lora, recipe.train_vision))
+
+
+def lora_config(lora: LoraRecipe, train_vision: bool) -> LoraConfig:
+    """Adapters on all linear layers of the language model, and of the vision tower where it is trained."""
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=f"({_TEXT_LAYERS}|{_VISION_LAYERS})" if train_vision else _TEXT_LAYERS,
+        exclude_modules=_PATCH_EMBEDDING,
+        task_type="CAUSAL_LM",
+    )
+
+
+def apply_liger(model: PreTrainedModel) -> None:
+    """Patch in Liger's kernels, and check that they took: a patch on the wrong class saves nothing, silently.
+
+    Raises:
+        RoadQAError: the model still runs its own code.
+    """
+    apply_liger_kernel_to_qwen3_vl(model=model)
+    text = model.model.language_model
+    patched: dict[str, Any] = {
+        "the loss": model.forward,
+        "the last norm": text.norm.forward,
+        "a layer's norm": text.layers[0].input_layernorm.forward,
+    }
+    for what, method in patched.items():
+        if not method.__func__.__module__.startswith("liger_kernel"):
+            raise RoadQAError(f"Liger did not patch {what} of this model; set `liger: false`, or use transformers 5.17")
+
+
+def merged(base: Path, recipe: TrainRecipe, trained: PeftModel, state: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """A fresh base on the CPU with the adapter's weights from `state` merged in, so it fits any ZeRO stage."""
+    assert recipe.lora is not None
+    fresh = load(base, recipe, torch.float32)
+    adapted = get_peft_model(fresh, lora_config(recipe.lora, recipe.train_vision))
+    adapter = get_peft_model_state_dict(trained, state_dict=state)
+    result = set_peft_model_state_dict(adapted, adapter)
+    if result.unexpected_keys:
+        raise RoadQAError(f"adapter weights without a place: {result.unexpected_keys[:3]}")
+    merged_model: PreTrainedModel = adapted.merge_and_unload()
+    return merged_model
+
+
+def save(model: PreTrainedModel, state: dict[str, torch.Tensor], dtype: torch.dtype, out: Path) -> None:
+    """Write weights and config as `dtype`, the base's own type, whatever they were trained in."""
+    model.config.use_cache = True
+    model.config.dtype = dtype
+    model.save_pretrained(out, state_dict={name: tensor.to("cpu", dtype) for name, tensor in state.items()})

@@ -1,0 +1,85 @@
+"""Which rows are trained on, and in what order: pure functions of the rows and the recipe's seed.
+
+The whole training is one list of (epoch, row) positions, cut into optimiser steps of `global_batch`.
+So a fractional number of epochs needs no special case, the last step is full, and the order is the same
+for any number of processes and after any resume.
+"""
+
+import hashlib
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.errors import InputError
+from shared.schema import Question, Rows
+
+
+class Part(NamedTuple):
+    """What became of one input folder's rows."""
+
+    rows: int
+    trained: int
+    left_out: dict[str, int]  #: reason → rows
+
+
+class Plan(NamedTuple):
+    """The rows to train on, in input order, and what was left out."""
+
+    rows: Rows
+    questions: tuple[Question, ...]
+    parts: tuple[Part, ...]
+
+
+def plan(folders: Sequence[Path]) -> Plan:
+    """Choose the rows: those with an answer, each id once.
+
+    Raises:
+        InputError: a table is damaged, a row's clip is missing, or no row is left.
+    """
+    rows = Rows(folders)
+    questions: dict[str, Question] = {}
+    parts = []
+    for folder in folders:
+        own = Rows([folder]).questions
+        left_out = [reason for question in own if (reason := _keep(question, questions)) is not None]
+        parts.append(Part(len(own), len(own) - len(left_out), dict(Counter(left_out))))
+    for question in questions.values():
+        if question.clip not in rows.clips or not rows.clip_path(question.clip).is_file():
+            raise InputError(f"question {question.id}: its clip {question.clip[:12]} is not in the data; import it again")
+    if not questions:
+        raise InputError("no row has an answer to train on: label the data, or add a labelled dataset to `data`")
+    return Plan(rows, tuple(questions.values()), tuple(parts))
+
+
+def _keep(question: Question, kept: dict[str, Question]) -> str | None:
+    """Add a question to those kept; else the reason why not."""
+    if question.answer is None:
+        return "no answer"
+    if question.id in kept:
+        return "in an earlier part"
+    kept[question.id] = question
+    return None
+
+
+def steps(rows: int, epochs: float, global_batch: int) -> int:
+    """Optimiser steps: enough for `epochs` passes, at least one."""
+    return max(1, math.ceil(round(rows * epochs, 6) / global_batch))
+
+
+def order(seed: int, epoch: int, rows: int) -> list[int]:
+    """The rows' order in one epoch: a fresh permutation, the same in every process."""
+    shuffled = list(range(rows))
+    random.Random(f"order/{seed}/{epoch}").shuffle(shuffled)  # noqa: S311 - reproducible, not secret
+    return shuffled
+
+
+def permuted(question: Question, seed: int, epoch: int) -> Question:
+    """The question with its choices in this epoch's order, the answer followed."""
+    token = hashlib.sha256(f"choices/{seed}/{epoch}/{question.id}".encode()).hexdigest()
+    places = list(range(len(question.choices)))
+    random.Random(token).shuffle(places)  # noqa: S311
+    answer = None if question.answer is None else places.index(question.answer)
+    return question.model_copy(update={"choices": tuple(question.choices[i] for i in places), "answer": answer})

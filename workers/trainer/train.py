@@ -1,0 +1,123 @@
+"""Fine-tunes Qwen3-VL on rows: plans here, trains in processes of its own, keeps checkpoints in scratch."""
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from shared import child
+from shared.context import Context
+from shared.contracts import TrainRecipe
+from shared.errors import RoadQAError, Stopped
+from shared.settings import settings
+from workers.trainer import card, checkpoints, files, prebuild, zero
+from workers.trainer.plan import plan, steps
+from workers.trainer.ranks import Ranks
+from workers.trainer.request import HISTORY, RankRequest
+
+_CPU_PROCESSES = 2
+_GPU_MICRO_BATCH = 2  # rows at once on one GPU: the reference recipe's
+_GPU_LOADERS = 4  # DataLoader processes for each GPU; without a GPU they would take the ranks' cores
+
+
+def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Context) -> dict[str, Any]:
+    """Train `inputs["model"]` on the rows of `inputs["data"]`; write the new model and its card to `out`.
+
+    Raises:
+        InputError: the model is no safetensors Qwen3-VL, or no row can be trained on.
+        MediaError: a clip cannot be decoded.
+        Stopped: asked to stop; a checkpoint is in scratch, and the next call goes on from it.
+    """
+    began = time.monotonic()
+    (base,) = inputs["model"]
+    files.check(base)
+    chosen = plan(inputs["data"])
+    gpus = _gpus()
+    spread = _spread(recipe, gpus)
+    with tempfile.TemporaryDirectory(prefix="roadqa-train-") as folder:
+        work = Path(folder)
+        resume = checkpoints.newest(ctx.scratch, spread.processes, work / "checkpoints")
+        request = RankRequest(
+            model=base,
+            data=tuple(inputs["data"]),
+            recipe=recipe,
+            out=out,
+            work=work,
+            resume=resume,
+            steps=steps(len(chosen.questions), recipe.epochs, recipe.global_batch),
+            micro_batch=spread.micro_batch,
+            accumulation=spread.accumulation,
+            loaders=_GPU_LOADERS if gpus else 0,
+            cache_bytes=settings().trainer_cache_bytes,
+            checkpoint_seconds=settings().trainer_checkpoint_seconds,
+        )
+        _train(request, spread, _environment(spread, gpus), ctx)
+        training = json.loads((work / HISTORY).read_text(encoding="utf-8"))
+    files.copy_companions(base, out)
+    training["tensors"] = files.same_tensors(base, out)
+    made = card.build(files.card(base), recipe, chosen, training)
+    (out / "card.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+    return {
+        **made["data"],
+        **{name: fact for name, fact in training.items() if name != "losses"},
+        "processes": spread.processes,
+        "resumed_from_step": checkpoints.step_of(resume),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _train(request: RankRequest, spread: zero.Spread, environment: dict[str, str], ctx: Context) -> None:
+    """Run the ranks to their end.
+
+    Raises:
+        Stopped: they were asked to stop, and kept a checkpoint.
+    """
+    outcome, asked = "nothing", False
+    with Ranks(request, spread.processes, environment) as ranks:
+        for event in ranks.events():
+            if ctx.stopping and not asked:
+                ranks.ask_to_stop()
+                asked = True
+            match event:
+                case {"event": "log", "step": step, **facts}:
+                    shown = {name: fact for name, fact in facts.items() if name != "event"}
+                    ctx.progress(step, request.steps, "steps", **shown)
+                case {"event": "checkpoint", "step": step, "folder": folder}:
+                    checkpoints.keep(ctx.scratch, Path(folder), step, spread.processes)
+                case {"event": "end", "outcome": str(outcome)}:
+                    continue
+    if outcome == "stopped":
+        raise Stopped("training stopped; its checkpoint is kept, and the next attempt goes on from there")
+    if outcome != "trained":
+        raise RoadQAError("the training processes ended without a result; their stderr says why")
+
+
+def _gpus() -> int:
+    import torch  # costs seconds; a refused input should not wait for it
+
+    return torch.cuda.device_count()
+
+
+def _spread(recipe: TrainRecipe, gpus: int) -> zero.Spread:
+    processes = settings().trainer_processes or gpus or _CPU_PROCESSES
+    micro_batch = settings().trainer_micro_batch or (_GPU_MICRO_BATCH if gpus else recipe.global_batch)
+    return zero.spread(recipe.global_batch, processes, micro_batch)
+
+
+def _environment(spread: zero.Spread, gpus: int) -> dict[str, str]:
+    """What the ranks' libraries must know before they are imported."""
+    threads = max(1, len(os.sched_getaffinity(0)) // spread.processes)
+    common = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    if gpus:
+        return common
+    return {
+        **common,
+        "DS_ACCELERATOR": "cpu",
+        "TORCH_EXTENSIONS_DIR": str(prebuild.extensions(settings().trainer_extensions)),
+    }
+
+
+if __name__ == "__main__":
+    child.main(train, TrainRecipe)

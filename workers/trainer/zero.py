@@ -1,0 +1,45 @@
+"""DeepSpeed's configuration, and how a global batch is spread over processes."""
+
+from typing import Any, NamedTuple
+
+from shared.contracts import TrainRecipe
+
+MAX_GRAD_NORM = 1.0
+
+
+class Spread(NamedTuple):
+    """processes · micro_batch · accumulation = global_batch."""
+
+    processes: int
+    micro_batch: int
+    accumulation: int
+
+
+def spread(global_batch: int, processes: int, micro_batch: int) -> Spread:
+    """At most `processes` and at most `micro_batch` rows at once, both divisors of what they divide."""
+    used = _largest_divisor(global_batch, processes)
+    micro = _largest_divisor(global_batch // used, micro_batch)
+    return Spread(used, micro, global_batch // used // micro)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
+
+
+def config(recipe: TrainRecipe, cuda: bool) -> dict[str, Any]:
+    """ZeRO under transformers' Trainer: "auto" is filled in from its arguments, the optimiser and schedule are its own."""
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": recipe.precision == "bfloat16"},
+        "zero_optimization": {
+            "stage": recipe.zero_stage,
+            "overlap_comm": cuda,
+            "contiguous_gradients": True,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "steps_per_print": 1_000_000_000,  # progress is ours to report
+        "wall_clock_breakdown": False,
+    }
