@@ -213,13 +213,16 @@ def _events(
     def moment(slot: int) -> float:
         return round(seconds * (SLOTS[slot] + float(rng.uniform(-0.015, 0.015))), 2)
 
-    light = _light(rng, moment(light_slot)) if rng.random() < 0.85 else None
+    free = not walkers and (cars == 0 or (cars == 1 and move != "stops"))
+    light = _light(rng, moment(light_slot), free=free) if rng.random() < 0.85 else None
     vehicles = _vehicles(rng, cars, move, moment(car_slot))
     return light, vehicles, _people(rng, view, walkers, moment(walk_slot))
 
 
-def _light(rng: np.random.Generator, change: float) -> Light:
-    start: LightState = words.LIGHTS[int(rng.integers(3))]
+def _light(rng: np.random.Generator, change: float, *, free: bool) -> Light:
+    # Of the few scenes with a free road more end green, else "may we go" would nearly always be "no".
+    odds = (0.7, 0.1, 0.2) if free else (1 / 3, 1 / 3, 1 / 3)
+    start: LightState = words.LIGHTS[int(rng.choice(3, p=odds))]
     if rng.random() < 0.25:
         return Light(start=start, end=start, change=None)
     return Light.model_validate({"start": start, "end": NEXT_LIGHT[start], "change": change})

@@ -10,9 +10,13 @@ import pytest
 
 from services.sandbox.clips import draw, scene_of, write_clip
 from services.sandbox.draw import LIGHT_RGB
+from services.sandbox.questions import truth
 from services.sandbox.render import lamp_centre
 from services.sandbox.scene import FPS, Scene, recording
+from shared.budget import VideoBudget
 from shared.errors import InputError
+from shared.formats import roadbuddy
+from shared.video import sample
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,21 @@ def test_a_data_set_has_the_roadbuddy_layout(tmp_path: Path) -> None:
         scene = scene_of(tmp_path / row["video_path"])
         assert row["video_path"] == f"videos/{scene.recording}_{scene.number:02d}.mp4"
     assert len({row["id"] for row in table["data"]}) == 12
+
+
+def test_the_roadbuddy_importer_takes_every_row_and_finds_the_recordings(tmp_path: Path) -> None:
+    path = draw(tmp_path, seed=2, recordings=2, clips_per_recording=3, questions_per_clip=2, split="train", workers=1)
+    imported = roadbuddy.read(path, tmp_path)
+    assert imported.problems == []
+    assert sorted(clip.recording for clip in imported.clips.values()) == ["train-rec001"] * 3 + ["train-rec002"] * 3
+    for question in imported.questions:
+        scene = scene_of(imported.paths[question.clip])
+        assert truth(scene, question.text, [choice.text for choice in question.choices]) == question.answer
+
+
+def test_the_tiny_models_budget_takes_eight_frames(clip: Path) -> None:
+    sampled = sample(clip, VideoBudget(fps=2, tokens_per_patch=6, max_frames=8))
+    assert sampled.frames.shape == (8, 64, 96, 3)
 
 
 def test_a_test_split_hides_its_answers(tmp_path: Path) -> None:
