@@ -7,6 +7,7 @@ fan-out input. A task's key is `<recipe hash>/<input hash>`, so equal work has o
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from shared.contracts import STAGES
@@ -126,6 +127,13 @@ class Runs:
 
     def submit(self, run: str, plan: Plan) -> None:
         self._store.write(f"runs/{run}/plan", plan.model_dump_json().encode())
+
+    def times(self, run: str) -> tuple[datetime, datetime | None]:
+        """When the run was submitted and when it ended, by the store's clock."""
+        began = self._store.modified(f"runs/{run}/plan")
+        if began is None:
+            raise UsageError(f"no run is called {run!r}; `roadqa status` lists them")
+        return began, self._store.modified(f"runs/{run}/ended")
 
     def plan(self, run: str) -> Plan:
         try:

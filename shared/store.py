@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -166,13 +166,16 @@ class Store:
             return False
         raise StoreError(f"the object store answered {response.status} to a conditional put of {key}")
 
-    def exists(self, key: str) -> bool:
+    def modified(self, key: str) -> datetime | None:
+        """When an object was written, by the store's clock; None where it does not exist."""
         try:
             with _translated(key):
-                self._minio.stat_object(self._bucket, key)
+                return self._minio.stat_object(self._bucket, key).last_modified
         except NotInStoreError:
-            return False
-        return True
+            return None
+
+    def exists(self, key: str) -> bool:
+        return self.modified(key) is not None
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys below a prefix, in order."""

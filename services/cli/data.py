@@ -1,9 +1,10 @@
 """Datasets and models into the store: what `roadqa import` and `roadqa models pull` do."""
 
+import csv
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -11,7 +12,7 @@ from services.sandbox import clips as sandbox
 from shared.errors import InputError, UsageError
 from shared.formats import parts, roadbuddy
 from shared.formats.common import Imported
-from shared.schema import Frozen
+from shared.schema import Frozen, Question
 from shared.store import Manifest, Store
 
 #: `progress(what, done, total)`
@@ -38,7 +39,7 @@ class Import(Frozen):
 class SandboxData(Frozen):
     """A `{import: sandbox, …}` entry of a pipeline file's `data`. Every field decides the clips."""
 
-    split: str = Field(pattern="^(train|unlabelled|test)$")
+    split: Literal["train", "public-test", "held-out"]  #: the public test comes without answers
     recordings: int = Field(ge=1)
     clips_per_recording: int = Field(4, ge=1)
     questions_per_clip: int = Field(4, ge=1)
@@ -56,6 +57,7 @@ class RoadBuddyData(Frozen):
     file: Path
     videos: Path
     name: str
+    answers: Path | None = None  #: CSV (id,answer) for a file that has no answers
     strict: bool = False
 
 
@@ -84,9 +86,33 @@ def store_dataset(store: Store, name: str, imported: Imported, progress: Progres
 def import_roadbuddy(store: Store, data: RoadBuddyData, progress: Progress) -> Import:
     """Import a RoadBuddy file; with `strict` any problem is an error and nothing is stored."""
     imported = roadbuddy.read(data.file, data.videos, progress=lambda done, total: progress("read", done, total))
+    if data.answers:
+        imported.questions[:] = with_answers(imported.questions, data.answers)
     if data.strict and imported.problems:
-        raise InputError(f"{len(imported.problems)} problems, nothing imported (--strict):\n" + "\n".join(imported.problems))
+        problems = "\n".join(imported.problems)
+        raise InputError(f"{len(imported.problems)} problems, nothing imported (--strict):\n{problems}")
     return store_dataset(store, data.name, imported, progress)
+
+
+def with_answers(questions: list[Question], file: Path) -> list[Question]:
+    """Add the answers of a CSV (`id,answer`, the letter of a choice) to questions that have none.
+
+    Raises:
+        InputError: an id or a letter that the questions do not have; names the file and the row.
+    """
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        letters = {row["id"]: row["answer"].strip().upper() for row in csv.DictReader(lines)}
+    if unknown := letters.keys() - {question.id for question in questions}:
+        raise InputError(f"{file}: id {min(unknown)}: no such question in the imported file")
+    return [_answered(question, letters[question.id], file) if question.id in letters else question for question in questions]
+
+
+def _answered(question: Question, letter: str, file: Path) -> Question:
+    fits = [index for index, choice in enumerate(question.choices) if choice.label.upper() == letter]
+    if len(fits) != 1:
+        raise InputError(f"{file}: id {question.id}: {letter!r} names {len(fits)} of its choices, not one")
+    origin = question.origin.model_copy(update={"answer": "human"})
+    return question.model_copy(update={"answer": fits[0], "origin": origin})
 
 
 def import_sandbox(store: Store, data: SandboxData, progress: Progress) -> Import:
@@ -102,7 +128,7 @@ def import_sandbox(store: Store, data: SandboxData, progress: Progress) -> Impor
             progress=lambda done, total: progress("draw", done, total),
         )
         imported = roadbuddy.read(
-            questions, Path(folder), test=data.split != "train", progress=lambda done, total: progress("read", done, total)
+            questions, Path(folder), test=data.split == "public-test", progress=lambda done, total: progress("read", done, total)
         )
         return store_dataset(store, data.name, imported, progress)
 

@@ -51,7 +51,7 @@ def submit(store: Store, board: Board, plan: Plan) -> str:
     return run
 
 
-class StepView(Frozen):
+class Step(Frozen):
     """One step of a run, as people see it."""
 
     name: str
@@ -64,14 +64,14 @@ class StepView(Frozen):
     seconds: float = 0.0  #: of work, summed over finished tasks
 
 
-def view(state: RunState, board: Board) -> list[StepView]:
+def view(state: RunState, board: Board) -> list[Step]:
     """Every step of a run with what is under way."""
     under_way = board.progress(task.key for task in state.open)
     leased = board.leased(task.key for task in state.open)
     return [_step(node, under_way, leased) for node in state.nodes]
 
 
-def _step(node: NodeState, under_way: dict[str, dict[str, object]], leased: set[str]) -> StepView:
+def _step(node: NodeState, under_way: dict[str, dict[str, object]], leased: set[str]) -> Step:
     running = {task.key for task in node.open} & leased
     if node.complete:
         state = "done"
@@ -83,7 +83,7 @@ def _step(node: NodeState, under_way: dict[str, dict[str, object]], leased: set[
         state = "dead"
     else:
         state = "ready"
-    return StepView(
+    return Step(
         name=node.node.name,
         stage=node.node.stage,
         state=state,
@@ -95,7 +95,7 @@ def _step(node: NodeState, under_way: dict[str, dict[str, object]], leased: set[
     )
 
 
-def watch(store: Store, board: Board, run: str, show: Callable[[list[StepView], float], None]) -> str:
+def watch(store: Store, board: Board, run: str, show: Callable[[list[Step], float], None]) -> str:
     """Show the run until it ends; returns how: complete, failed or cancelled."""
     runs = Runs(store)
     plan = runs.plan(run)

@@ -1,0 +1,46 @@
+# RoadQA: `make demo` and `make test` do all their set-up; `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+SERVICES := .venvs/services/bin
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help setup demo test check unit integration e2e prove up down logs clean locks
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## one virtual environment for each worker, from its lock file (a second time installs nothing)
+	@$(PYTHON_FOUND) -m scripts.setup
+
+PYTHON_FOUND := $(shell command -v $(PYTHON) || command -v python3)
+
+demo: setup ## the whole pipeline on drawn scenes: demo/report.html, report.json, submission.csv
+	@$(SERVICES)/python -m scripts.demo
+
+test: setup ## everything that a change must pass (check, unit, integration, e2e)
+	@$(SERVICES)/python -m scripts.test
+
+check: setup ## ruff, mypy, import-linter, stage versions, generated docs
+	@$(SERVICES)/python -m scripts.test check
+
+unit integration e2e: setup ## one part of `make test`
+	@$(SERVICES)/python -m scripts.test $@
+
+prove: setup ## longer proofs: three seeds, chaos (not part of `make test`)
+	@$(SERVICES)/python -m scripts.test prove
+
+up: setup ## start the local stack in the background
+	@$(SERVICES)/python -m services.local.stack up
+
+down: ## stop the local stack
+	@$(SERVICES)/python -m services.local.stack down
+
+logs: ## follow every log of the local stack
+	@$(SERVICES)/python -m services.local.stack logs
+
+locks: ## write workers/*/requirements.txt and services/requirements.txt anew from pyproject.toml
+	@$(PYTHON_FOUND) -m scripts.locks
+
+clean: ## take away everything that make has put here
+	@if [ -x $(SERVICES)/python ]; then $(SERVICES)/python -m services.local.stack down; fi
+	rm -rf .venvs .state demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,248 @@
+"""`roadqa`: import, run, watch, report. The commands; what they do lives in the modules beside this one."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from services.cli import data, doctor, page, predictions, report, runs, show, tracing
+from services.cli.collect import collect
+from shared.errors import RoadQAError, UsageError
+from shared.lease import board
+from shared.run import Runs
+from shared.store import store
+
+
+class Roadqa(click.Group):
+    """Errors in one line that say what to do, and an exit status for each kind."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RoadQAError as error:
+            click.echo(f"roadqa: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except ValidationError as error:
+            first = error.errors()[0]
+            click.echo(f"roadqa: {'.'.join(map(str, first['loc']))}: {first['msg']}", err=True)
+            ctx.exit(UsageError.exit_code)
+
+
+def _example(*lines: str) -> str:
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _as_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+@click.group(cls=Roadqa, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name=None, version="0.1.0", prog_name="roadqa")
+def main() -> None:
+    """Traffic videos with multiple-choice questions in; a fine-tuned, quantised, served Qwen3-VL out."""
+
+
+# --- import ----------------------------------------------------------------------------------------
+
+
+@main.group("import")
+def import_() -> None:
+    """Bring questions and clips into the store."""
+
+
+@import_.command("roadbuddy", epilog=_example("roadqa import roadbuddy train/train.json --videos . --name train"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--videos", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Folder that the file's video_path entries are relative to.")  # fmt: skip
+@click.option("--name", help="Name of the dataset; by default the file's own.")
+@click.option("--answers", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="CSV (id,answer) with the answers that the file itself lacks, to score with.")  # fmt: skip
+@click.option("--strict", is_flag=True, help="Any unusable row is an error; nothing is imported.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def import_roadbuddy(file: Path, videos: Path, name: str | None, answers: Path | None, strict: bool, as_json: bool) -> None:
+    """Import a RoadBuddy file (train.json, public_test.json)."""
+    wanted = data.RoadBuddyData(file=file, videos=videos, name=name or file.stem, answers=answers, strict=strict)
+    with show.progress() as progress:
+        done = data.import_roadbuddy(store(), wanted, progress)
+    _tell_import(done, as_json)
+
+
+@import_.command("sandbox", epilog=_example("roadqa import sandbox --split train --recordings 40 --seed 1"))
+@click.option("--split", required=True, type=click.Choice(["train", "public-test", "held-out"]))
+@click.option("--recordings", default=10, show_default=True)
+@click.option("--clips", "clips_per_recording", default=4, show_default=True, help="Clips of each recording.")
+@click.option("--questions", "questions_per_clip", default=4, show_default=True, help="Questions on each clip.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def import_sandbox(as_json: bool, **wanted: Any) -> None:
+    """Draw traffic scenes with exact answers, and import them."""
+    with show.progress() as progress:
+        done = data.import_sandbox(store(), data.SandboxData.model_validate(wanted), progress)
+    _tell_import(done, as_json)
+
+
+def _tell_import(done: data.Import, as_json: bool) -> None:
+    if as_json:
+        _as_json(done.model_dump(mode="json"))
+        return
+    for problem in done.problems:
+        click.echo(f"left out: {problem}", err=True)
+    left_out = f"; {len(done.problems)} problems, listed above" if done.problems else ""
+    click.echo(f"{done.dataset}: {done.questions} questions on {done.clips} clips, in {done.parts} parts{left_out}")
+
+
+@main.group()
+def models() -> None:
+    """Checkpoints in the store."""
+
+
+@models.command("pull", epilog=_example("roadqa models pull Qwen/Qwen3-VL-8B-Instruct", "roadqa models pull ./my-model"))
+@click.argument("source")
+@click.option("--name", help="Name in the store; by default the source's last part.")
+def models_pull(source: str, name: str | None) -> None:
+    """Store a checkpoint: a Hugging Face id, a local folder, or sandbox-tiny. Safetensors only."""
+    with show.progress() as progress:
+        known_as, artifact = data.pull_model(store(), source, name, progress)
+    click.echo(f"{known_as}: {artifact}")
+
+
+# --- runs ------------------------------------------------------------------------------------------
+
+
+@main.command(epilog=_example("roadqa run pipeline.yaml --watch", "roadqa run --preset sandbox --watch"))
+@click.argument("pipeline", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--preset", help="A pipeline that ships with the package: seed, sandbox.")
+@click.option("--watch", "watching", is_flag=True, help="Show the run until it ends, then its table.")
+def run(pipeline: Path | None, preset: str | None, watching: bool) -> None:
+    """Start a run. What was done before, in any run, is not done again."""
+    parsed = runs.read_pipeline(pipeline, preset)
+    board().ping()
+    with show.progress() as progress:
+        plan = runs.resolve(store(), parsed, progress)
+    started = runs.submit(store(), board(), plan)
+    click.echo(started)
+    if watching:
+        _watch(started)
+
+
+@main.command(epilog=_example("roadqa status", "roadqa status sandbox-20261123-041900-1f3a --json"))
+@click.argument("run", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def status(run: str | None, as_json: bool) -> None:
+    """All runs, or the steps of one."""
+    known = Runs(store())
+    if run is None:
+        listed = {name: known.ended(name) or "live" for name, marks in known.marks().items() if "plan" in marks}
+        _as_json(listed) if as_json else show.run_list(listed)
+        return
+    steps = runs.view(known.state(run), board())
+    if as_json:
+        _as_json({"run": run, "state": known.ended(run) or "live", "steps": [s.model_dump(mode="json") for s in steps]})
+    else:
+        show.steps(run, known.ended(run) or "live", steps)
+
+
+@main.command(epilog=_example("roadqa watch sandbox-20261123-041900-1f3a"))
+@click.argument("run")
+def watch(run: str) -> None:
+    """Show a run until it ends, then its table."""
+    _watch(run)
+
+
+def _watch(run: str) -> None:
+    with show.live(run) as update:
+        ended = runs.watch(store(), board(), run, update)
+    made = report.build(collect(store(), run))
+    show.report(made)
+    if ended != "complete":
+        for problem in made["problems"]:
+            click.echo(f"dead: {problem}", err=True)
+        remedy = f"mend the cause, then `roadqa retry {run}`" if ended == "failed" else f"`roadqa retry {run}` goes on"
+        raise RoadQAError(f"run {run} {ended}; {remedy}")
+
+
+@main.command(epilog=_example("roadqa retry sandbox-20261123-041900-1f3a"))
+@click.argument("run")
+def retry(run: str) -> None:
+    """Give dead tasks new attempts and let a failed or cancelled run go on."""
+    click.echo(f"{runs.retry(store(), board(), run)} dead tasks revived; run {run} goes on")
+
+
+@main.command(epilog=_example("roadqa cancel sandbox-20261123-041900-1f3a"))
+@click.argument("run")
+def cancel(run: str) -> None:
+    """Stop a run. Work that another live run wants goes on; what is finished stays."""
+    runs.cancel(store(), board(), run)
+    click.echo(f"run {run} is being cancelled")
+
+
+# --- results ---------------------------------------------------------------------------------------
+
+
+@main.command("report", epilog=_example("roadqa report RUN --html report.html", "roadqa report RUN --json"))
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page that needs no network.")
+@click.option("--submission", type=click.Path(dir_okay=False, path_type=Path), help="Write the run's submission.csv.")
+def report_(run: str, as_json: bool, html: Path | None, submission: Path | None) -> None:
+    """What each step of a run gained, with its error bars."""
+    made = report.build(collect(store(), run))
+    if html:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(page.html(made), encoding="utf-8")
+    if submission:
+        submission.parent.mkdir(parents=True, exist_ok=True)
+        predictions.write_run_submission(store(), run, submission)
+    if as_json:
+        _as_json(made)
+    elif not (html or submission):
+        show.report(made)
+
+
+@main.command(epilog=_example("roadqa predict public-test --model sandbox-tiny -o submission.csv"))
+@click.argument("dataset")
+@click.option("--model", required=True, help="A model's name or artifact.")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--engine", type=click.Choice(["vllm", "transformers"]), default="vllm", show_default=True)
+@click.option("--system-prompt", type=click.Choice(["none", "short", "expert"]),
+              help="By default the one that the model was trained with.")  # fmt: skip
+def predict(dataset: str, model: str, output: Path, engine: str, system_prompt: str | None) -> None:
+    """Answer a dataset's questions; writes a submission.csv (id,answer)."""
+    board().ping()
+    with show.progress() as progress:
+        plan = predictions.plan(store(), dataset, model, engine, system_prompt, progress)
+    started = runs.submit(store(), board(), plan)
+    with show.live(started) as update:
+        ended = runs.watch(store(), board(), started, update)
+    if ended != "complete":
+        causes = "; ".join(collect(store(), started).problems)
+        raise RoadQAError(f"run {started} {ended}: {causes}")
+    count = predictions.write_run_submission(store(), started, output)
+    click.echo(f"{output}: {count} answers")
+
+
+@main.command(epilog=_example("roadqa trace 3f2a…", "roadqa trace RUN --question test_0001"))
+@click.argument("artifact")
+@click.option("--question", help="With a predictions artifact or a run: walk from this question's answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def trace(artifact: str, question: str | None, as_json: bool) -> None:
+    """Walk from an artifact back to all that it came from."""
+    found = tracing.trace(store(), artifact, question)
+    _as_json(found) if as_json else show.trace(found)
+
+
+@main.command("doctor", epilog=_example("roadqa doctor"))
+def doctor_() -> None:
+    """Check broker, store and settings, and say what to mend."""
+    findings = doctor.examine()
+    show.findings(findings)
+    worst: Callable[[doctor.Finding], int] = lambda finding: finding.exit_code  # noqa: E731
+    sys.exit(max(map(worst, findings)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Answers out of the store, as a submission."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from services.cli.collect import read_rows
+from services.cli.data import Progress, resolve_data, resolve_model
+from shared.errors import NotInStoreError, UsageError
+from shared.formats.submission import write_submission
+from shared.pipeline import Pipeline, Plan, SubmissionSpec, make_plan
+from shared.run import Runs
+from shared.schema import Prediction
+from shared.store import Store
+
+
+def plan(store: Store, dataset: str, model: str, engine: str, system_prompt: str | None, progress: Progress) -> Plan:
+    """A run that only predicts. The model is asked as it was trained, where its card tells how."""
+    artifact = resolve_model(store, "base", model, progress)
+    asked = _recipe(store, artifact)
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "predict",
+            "data": {dataset: dataset},
+            "models": {model: model},
+            "video": asked.get("video", {}),
+            "system_prompt": system_prompt or asked.get("system_prompt", "expert"),
+            "submission": SubmissionSpec.model_validate({"data": dataset, "model": model, "engine": engine}),
+        }
+    )
+    return make_plan(pipeline, {dataset: resolve_data(store, dataset, dataset, progress)}, {model: artifact})
+
+
+def _recipe(store: Store, artifact: str) -> dict[str, Any]:
+    try:
+        card = json.loads(store.read_file(artifact, "card.json"))
+    except NotInStoreError:
+        return {}
+    recipe: dict[str, Any] = card.get("recipe", {})
+    return recipe
+
+
+def write_run_submission(store: Store, run: str, path: Path) -> int:
+    """Write the run's answers; returns how many.
+
+    Raises:
+        UsageError: the run makes no submission, or its answers are not there yet.
+    """
+    runs = Runs(store)
+    planned = runs.plan(run)
+    if planned.submission is None or planned.submission_data is None:
+        raise UsageError(f"run {run} has no `submission:` in its pipeline file")
+    node = runs.state(run, planned).node(planned.submission)
+    if not node.complete:
+        raise UsageError(f"run {run} has not finished its answers; `roadqa watch {run}`")
+    questions, _ = read_rows(store, planned.datasets[planned.submission_data])
+    lines = [line for a in node.artifacts for line in store.read_file(a, "predictions.jsonl").splitlines()]
+    write_submission(path, questions, [Prediction.model_validate_json(line) for line in lines])
+    return len(questions)

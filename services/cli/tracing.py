@@ -1,0 +1,79 @@
+"""Walking back: from an answer or an artifact to all that it came from."""
+
+import json
+from typing import Any
+
+from shared.errors import NotInStoreError, UsageError
+from shared.run import Runs
+from shared.store import Store
+
+
+def trace(store: Store, artifact: str, question: str | None) -> dict[str, Any]:
+    """The lineage below an artifact (or a run's results), as `{"roots", "artifacts", "question"}`.
+
+    Raises:
+        UsageError: there is neither an artifact nor a run of that name, or no such question in it.
+    """
+    roots = _roots(store, artifact)
+    graph: dict[str, dict[str, Any]] = {}
+    for root in roots:
+        _walk(store, root, graph)
+    rows = _rows_on(store, graph, question) if question else []
+    if question and not rows:
+        raise UsageError(f"{artifact}: nothing in its lineage speaks of question {question!r}")
+    return {"roots": roots, "artifacts": graph, "question": rows}
+
+
+def _roots(store: Store, name: str) -> list[str]:
+    runs = Runs(store)
+    if "plan" in runs.marks().get(name, ()):
+        return [artifact for node in runs.state(name).nodes for artifact in node.artifacts]
+    matches = [key.removeprefix("artifacts/") for key in store.keys(f"artifacts/{name}")]
+    if len(matches) != 1:
+        found = "none" if not matches else f"{len(matches)}; write more of it"
+        raise UsageError(f"{name!r} is no run, and the artifacts that begin so are: {found}")
+    return matches
+
+
+def _walk(store: Store, artifact: str, graph: dict[str, dict[str, Any]]) -> None:
+    pending = [artifact]
+    while pending:
+        current = pending.pop()
+        if current in graph:
+            continue
+        manifest = store.manifest(current)
+        lineage = manifest.lineage
+        inputs = lineage.inputs if lineage else {"parts": manifest.parts} if manifest.parts else {}
+        graph[current] = {
+            "kind": manifest.kind,
+            "stage": lineage.stage if lineage else None,
+            "recipe": lineage.recipe if lineage else {},
+            "inputs": {name: list(artifacts) for name, artifacts in inputs.items()},
+            "size_bytes": manifest.size,
+        }
+        pending += [each for artifacts in inputs.values() for each in artifacts]
+
+
+_TABLES = ("predictions.jsonl", "labels.jsonl", "questions.jsonl")
+
+
+def _rows_on(store: Store, graph: dict[str, dict[str, Any]], question: str) -> list[dict[str, Any]]:
+    """Every row of the lineage about the question, and about what it was augmented from."""
+    wanted, found = {question}, []
+    for artifact, facts in graph.items():
+        if facts["kind"] not in ("rows", "predictions"):
+            continue
+        for table in _TABLES:
+            for row in _table(store, artifact, table):
+                name = row.get("question") or row.get("id")
+                if name in wanted:
+                    found.append({"artifact": artifact, "table": table, "row": row})
+    return found
+
+
+def _table(store: Store, artifact: str, path: str) -> list[dict[str, Any]]:
+    try:
+        lines = store.read_file(artifact, path).splitlines()
+    except NotInStoreError:
+        return []
+    return [json.loads(line) for line in lines]
