@@ -23,6 +23,7 @@ class Curve(NamedTuple):
 
 
 WIDTH, HEIGHT = 320, 120
+_LONG = 8  # entries of a list that the page still spells out
 
 
 def html(report: Report) -> str:
@@ -45,16 +46,22 @@ def html(report: Report) -> str:
         report=report,
         rows=report["rows"],
         measured=[row for row in report["rows"] if row["accuracy"] is not None],
-        curves=[curve for step in steps if (curve := _curve(step["name"], step["facts"]))],
+        curves=[curve for name, card in _cards(report["rows"]).items() if (curve := _curve(name, card))],
         labels=[_labels(step) for step in steps if step["stage"] == "label" and step["facts"]],
         longest=max([step["seconds"] or 0 for step in steps], default=0) or 1,
         models=_models(report["rows"]),
         box=(WIDTH, HEIGHT),
+        brief=brief,
     )
 
 
-def _curve(name: str, facts: dict[str, Any]) -> Curve | None:
-    found = losses(facts)
+def _cards(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The card of each model that was trained in this run."""
+    return {row["model"]: row["card"] for row in rows if row["card"].get("made_by") == "train"}
+
+
+def _curve(name: str, card: dict[str, Any]) -> Curve | None:
+    found = losses(card)
     if len(found) < 2:
         return None
     first, last = found[0][0], found[-1][0]
@@ -63,6 +70,15 @@ def _curve(name: str, facts: dict[str, Any]) -> Curve | None:
         f"{WIDTH * (step - first) / (last - first or 1):.1f},{HEIGHT * (1 - loss / top):.1f}" for step, loss in found
     ]
     return Curve(name, " ".join(points), round(last), top, found[0][1], found[-1][1])
+
+
+def brief(card: Any) -> Any:
+    """A card without its long lists, which are for programs to read."""
+    if isinstance(card, dict):
+        return {key: brief(value) for key, value in card.items()}
+    if isinstance(card, list) and len(card) > _LONG:
+        return f"{len(card)} entries, in report.json"
+    return card
 
 
 def _labels(step: dict[str, Any]) -> dict[str, Any]:

@@ -183,13 +183,13 @@ def headline(rows: list[Row]) -> dict[str, Any]:
     gain = best["accuracy"] - base["accuracy"]
     apart = _apart(best, base)
     if apart and gain > 0:
-        kind, text = "gain", f"{best['name']} answers {words.percent(best['accuracy'])} of {best['n']} questions; "
-        text += f"{base['name']} answers {words.percent(base['accuracy'])}."
+        kind, text = "gain", f"{best['name']} gets {words.percent(best['accuracy'])} of {best['n']} questions right; "
+        text += f"{base['name']} gets {words.percent(base['accuracy'])}."
     elif gain > 0:
         kind, text = "open", f"No row is clearly better than {base['name']}."
     else:
         kind, text = "loss", f"No row scores above {base['name']}."
-    return {"kind": kind, "text": text, "details": [_gain(best, base, apart), *_doubts(best)]}
+    return {"kind": kind, "text": text, "details": [_gain(best, base, apart), *_shrunk(measured), *_doubts(best)]}
 
 
 def _side_by_side(best: Row, base: Row) -> str:
@@ -211,6 +211,20 @@ def _apart(best: Row, base: Row) -> bool:
     if best["parent"] == base["name"] and best["p"] is not None:
         return bool(best["p"] < 0.05)
     return bool(best["ci95"][0] > base["ci95"][1] or best["ci95"][1] < base["ci95"][0])
+
+
+def _shrunk(measured: list[Row]) -> list[str]:
+    """What each row that is smaller than its parent cost."""
+    sizes, said = {row["name"]: row["size_bytes"] for row in measured}, []
+    for row in measured:
+        whole = sizes.get(row["parent"])
+        if row["size_bytes"] and whole and row["size_bytes"] < 0.95 * whole and row["difference"] is not None:
+            ends = words.points_interval(row["difference_ci95"])
+            said.append(
+                f"{row['name']} is {row['size_bytes'] / whole:.2f} of the size of {row['parent']}:"
+                f" {words.points(row['difference'])} points ({ends}), {row['verdict']}."
+            )
+    return said
 
 
 def _doubts(best: Row) -> list[str]:
@@ -278,13 +292,12 @@ def _leak_lines(row: Row) -> list[str]:
 # --- figures the page draws ------------------------------------------------------------------------
 
 
-def losses(facts: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """(step, loss) of a training step's facts; `losses` holds pairs, or bare losses in order."""
-    found = [
-        (float(number), float(item)) if isinstance(item, int | float) else (float(item[0]), float(item[1]))
-        for number, item in enumerate(facts.get("losses") or [], 1)
-    ]
-    return [(step, loss) for step, loss in found if math.isfinite(loss)]
+def losses(card: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """(step, loss) of a trained model's card: its losses were logged at even distances up to its last step."""
+    training = card.get("training") or {}
+    logged = training.get("losses") or []
+    stride = training.get("steps", len(logged)) / max(1, len(logged))
+    return [(number * stride, loss) for number, loss in enumerate(logged, 1) if math.isfinite(loss)]
 
 
 def verdicts(facts: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -1,0 +1,139 @@
+"""What a run looks like in a terminal: the table of its rows, and its steps while they work."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from services.cli import words
+from services.cli.report import Report
+from services.cli.runs import Step
+
+_TONES = {"better": "green", "worse": "red"}
+_STATES = {
+    "done": ("✓", "green"),
+    "running": ("▸", "cyan"),
+    "dead": ("✗", "red"),
+    "ready": ("…", ""),
+    "waiting": ("·", "dim"),
+}
+
+
+# --- the table of the report -----------------------------------------------------------------------
+
+
+def report_table(report: Report) -> Group:
+    """The rows with their error bars, and below them the sentence that they allow."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("row", no_wrap=True)
+    for name in ("right", "n", "95% interval", "against parent", "p", "size", "per question"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("engine", no_wrap=True)
+    for row in report["rows"]:
+        table.add_row(*_cells(row))
+    headline = report["headline"]
+    lines = [Text(plain(headline["text"]), style="bold"), *(Text(plain(line)) for line in headline["details"])]
+    problems = [Text(plain(f"! {problem}"), style="yellow") for problem in report["problems"]]
+    return Group(table, Text(), *lines, *problems)
+
+
+def _cells(row: dict[str, Any]) -> list[Text]:
+    if row["accuracy"] is None:
+        return [Text(plain(row["name"])), Text("not yet", style="dim")]
+    tone = _TONES.get(row["verdict"], "")
+    return [
+        Text(plain(row["name"])),
+        Text(words.percent(row["accuracy"]), style="bold"),
+        Text(str(row["n"])),
+        Text(words.interval(row["ci95"])),
+        Text(words.points(row["difference"]), style=tone),
+        Text(words.p_value(row["p"])),
+        Text(words.size(row["size_bytes"])),
+        Text(words.per_question(row["seconds_per_question"])),
+        Text(row["engine"]),
+    ]
+
+
+# --- a run at work ---------------------------------------------------------------------------------
+
+
+def run_view(run: str, steps: Sequence[Step], seconds: float) -> Group:
+    """Every step with its bar, rate, time left and facts: what `roadqa watch` redraws."""
+    table = Table.grid(padding=(0, 1))
+    for step in steps:
+        mark, tone = _STATES.get(step.state, ("?", ""))
+        bar = ProgressBar(total=1.0, completed=fraction(step), width=20) if step.state == "running" else Text()
+        standing = Text(plain(_standing(step)), style="red" if step.causes else "dim")
+        name = Text(plain(step.name), style="dim" if step.state == "waiting" else "")
+        table.add_row(Text(mark, style=tone), name, bar, standing)
+    return Group(Text.assemble((run, "bold"), f"  {_summary(steps, seconds)}"), table)
+
+
+def run_line(steps: Sequence[Step], seconds: float) -> str:
+    """The same in one plain line, for logs and pipes."""
+    busy = [f"{step.name}: {_standing(step)}" for step in steps if step.state == "running" or step.causes]
+    return plain(" | ".join([_summary(steps, seconds), *busy]))
+
+
+def plain(text: str) -> str:
+    """Text from data, without the control characters that would command a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def fraction(step: Step) -> float:
+    """How much of a step is done, 0 to 1: finished tasks, and what is done of those under way."""
+    if not step.total:
+        return 0.0
+    partly = sum(_share(task) for task in _under_way(step))
+    return min(1.0, (step.done + partly) / step.total)
+
+
+def seconds_left(step: Step) -> float | None:
+    """Estimate from the tasks under way, or from the finished ones where more wait; None without a pace."""
+    waiting = (step.total or 0) - step.done - len(step.progress)
+    if not step.progress or (waiting and not step.done):
+        return None
+    if waiting:
+        rest = waiting + sum(1 - _share(task) for task in _under_way(step))
+        return step.seconds / step.done * rest / len(step.progress)
+    left = [(task["total"] - task["done"]) / task["rate"] for task in _under_way(step) if task.get("rate")]
+    return max(left) if len(left) == len(step.progress) else None
+
+
+def _under_way(step: Step) -> tuple[Mapping[str, Any], ...]:
+    """What the workers told of the tasks they hold: stage, done, total, unit, rate, facts, seconds."""
+    return step.progress
+
+
+def _share(task: Mapping[str, Any]) -> float:
+    return float(task["done"] / task["total"]) if task.get("total") else 0.0
+
+
+def _summary(steps: Sequence[Step], seconds: float) -> str:
+    done = sum(step.state == "done" for step in steps)
+    return f"{words.duration(round(seconds))}, {done}/{len(steps)} steps"
+
+
+def _standing(step: Step) -> str:
+    said = [f"{step.done}/{step.total} shards"] if step.total and step.total > 1 else []
+    if step.state == "running":
+        said = [f"{100 * fraction(step):.0f}%", *said, *_pace(step), *_facts(step)]
+    if step.state == "done":
+        said.append(words.duration(step.seconds))
+    return ", ".join([*said, *(f"dead: {cause}" for cause in step.causes[:1])])
+
+
+def _pace(step: Step) -> Iterator[str]:
+    if rate := sum(task["rate"] or 0 for task in _under_way(step)):
+        yield f"{rate:.3g} {_under_way(step)[0]['unit']}/s"
+    if (left := seconds_left(step)) is not None:
+        yield f"{words.duration(round(left))} left"
+
+
+def _facts(step: Step) -> Iterator[str]:
+    """What the first task under way tells of itself: loss, cost."""
+    for name, value in _under_way(step)[0]["facts"].items() if step.progress else ():
+        yield f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
