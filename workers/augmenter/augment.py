@@ -89,14 +89,14 @@ def _vary(
 ) -> tuple[Question, tuple[int, ...]]:
     text = unicodedata.normalize("NFC", question.text).strip()
     texts = [unicodedata.normalize("NFC", choice.text) for choice in question.choices]
-    used = []
+    used: list[str] = []
     if dice.random() < 0.6:
-        text, texts, name = _other_words(text, texts, rules)
-        used += name
+        text, texts, names = _other_words(text, texts, rules)
+        used += names
     # In Vietnamese a closing "không" asks and does not negate.
     if dice.random() < 0.5 and (question.language == "vi" or not negates(text)):
-        texts, name = _other_answers(texts, rules)
-        used += name
+        texts, names = _other_answers(texts, rules)
+        used += names
     fitting = {name: framed for name, rule in rules.frames.items() if (framed := rule(text)) is not None}
     if fitting and (not used or dice.random() < 0.7):
         name = dice.choice(sorted(fitting))

@@ -129,7 +129,8 @@ RULES: Mapping[Language, Rules] = {
         ),
         answers=(
             ("có", "có, đúng vậy"), ("không", "không, sai"), ("rẽ trái", "rẽ sang trái"), ("rẽ phải", "rẽ sang phải"),
-            ("trái", "bên trái"), ("phải", "bên phải"), ("đứng yên", "xe đứng yên"), ("chậm lại", "đi chậm lại"), ("không đổi", "đèn không đổi"), ("người qua đường", "có người qua đường"), ("chờ", "ta chờ"),
+            ("trái", "bên trái"), ("phải", "bên phải"), ("đứng yên", "xe đứng yên"), ("chậm lại", "đi chậm lại"),
+            ("không đổi", "đèn không đổi"), ("người qua đường", "có người qua đường"), ("chờ", "ta chờ"),
         ),
     ),
 }  # fmt: skip
