@@ -47,5 +47,5 @@ def index_options(python: Path) -> list[str]:
     The question is asked first because an index that cannot be reached costs minutes.
     """
     ask = [str(python), "-m", "pip", "install", "--dry-run", "--no-deps", "-q", f"{TORCH}+cpu"]
-    seen = subprocess.run(ask, capture_output=True, check=False).returncode == 0  # noqa: S603 - our own interpreter
+    seen = subprocess.run(ask, capture_output=True, check=False).returncode == 0
     return [] if seen else ["--extra-index-url", CPU_INDEX]

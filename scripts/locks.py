@@ -41,7 +41,7 @@ def _lock(env: Environment) -> None:
               *(_BUILD_TOOLS if late else []))  # fmt: skip
         if late:
             _call(python, "-m", "pip", "install", "-q", "--no-build-isolation", *late, **DEEPSPEED)
-        frozen = subprocess.run(  # noqa: S603 - our own interpreter
+        frozen = subprocess.run(
             [python, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True
         ).stdout
     _write(env.lock, frozen, env.extras)
@@ -72,11 +72,13 @@ def _test_lock() -> None:
     pins = dict(line.split("==") for line in ENVIRONMENTS[0].lock.read_text().splitlines() if "==" in line)
     names = ("pytest", "pytest-timeout", "pluggy", "iniconfig", "hypothesis", "sortedcontainers")
     lines = "\n".join(f"{name}=={pins[name]}" for name in names)
-    TEST_LOCK.write_text(f"# What the workers' own tests need beside the worker's lock; written by `make locks`.\n{lines}\n")
+    TEST_LOCK.write_text(
+        f"# What the workers' own tests need beside the worker's lock; written by `make locks`.\n{lines}\n"
+    )
 
 
 def _call(*command: object, **environ: str) -> None:
-    subprocess.run([str(word) for word in command], check=True, env={**os.environ, **environ})  # noqa: S603
+    subprocess.run([str(word) for word in command], check=True, env={**os.environ, **environ})
 
 
 if __name__ == "__main__":

