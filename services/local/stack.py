@@ -156,6 +156,11 @@ def _pid(state: Path) -> int | None:
     return pid
 
 
+def running(state: Path) -> bool:
+    """Whether a stack runs in this state folder."""
+    return _pid(state.absolute()) is not None
+
+
 def _await(what: str, ready: Callable[[], object], seconds: float, logs: Path) -> None:
     deadline = time.monotonic() + seconds
     error: Exception | None = None
