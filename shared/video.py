@@ -124,7 +124,7 @@ class _Clip:
 
     def check_size(self, width: int, height: int) -> None:
         if width <= 0 or height <= 0:
-            self.refuse("has no picture size")
+            self.refuse(f"has no picture of a size up to {self.limits.max_pixels} pixels")
         if width * height > self.limits.max_pixels:
             self.refuse(f"frames of {width}x{height} exceed {self.limits.max_pixels} pixels; scale it down")
 
@@ -159,7 +159,7 @@ class _Clip:
             self.refuse("has no video stream")
         stream, context = pictures[0], pictures[0].codec_context
         if context is None or context.name not in DECODERS.split(","):
-            self.refuse(f"is coded as {context.name if context else 'nothing known'}; re-encode it as H.264")
+            self.refuse(f"has no codec we decode ({context.name if context else 'unknown or encrypted'}); use H.264")
         self.check_size(context.width, context.height)
         self.codec = context.name
         context.options = {"max_pixels": str(self.limits.max_pixels)}
@@ -190,14 +190,8 @@ def _demuxer(head: bytes) -> str | None:
 @contextmanager
 def _opened(path: Path, limits: MediaLimits, threads: int) -> Iterator[_Clip]:
     """Open a regular file of a known container; every failure inside becomes a MediaError that names it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be opened: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise MediaError(f"{path}: is not a regular file")
+    with _open_regular(path) as file:
+        status = os.fstat(file.fileno())
         if not 0 < status.st_size <= limits.max_bytes:
             raise MediaError(f"{path}: has {status.st_size} bytes, the limit is 1 to {limits.max_bytes}")
         head = file.read(1024)
@@ -208,6 +202,18 @@ def _opened(path: Path, limits: MediaLimits, threads: int) -> Iterator[_Clip]:
             yield _Clip(path, file, demuxer, limits, threads)
         except (av.FFmpegError, OSError, MemoryError) as error:
             raise MediaError(f"{path}: cannot be read as video ({demuxer}): {_reason(error)}") from error
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a regular file; never waits on a pipe or reads a device."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise MediaError(f"{path}: is not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def _what_it_is(head: bytes) -> str:

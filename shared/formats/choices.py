@@ -31,31 +31,43 @@ def parse_choices(written: Sequence[str]) -> tuple[Choice, ...]:
 def find_answer(answer: str | int, choices: Sequence[Choice], base: int | None = None) -> int:
     """Index of the choice that `answer` means: its full text, its text, its letter, or its number.
 
-    The first reading that fits any choice decides. Choices that are the same to the letter count as
-    one: the first of them. `base` is 0 or 1 where the whole file shows what its numbers count from.
+    Choices that are the same to the letter count as one: the first of them. `base` is 0 or 1 where the
+    whole file shows what its numbers count from.
 
     Raises:
-        ValueError: `answer` fits no choice, or several.
+        ValueError: `answer` fits no choice, or several; nothing is guessed.
     """
     said = tidy(str(answer))
     prefix = _PREFIX.match(said)
     whole = f"{prefix.group(1).upper()}. {prefix.group(2)}" if prefix else said
     full = [f"{choice.label}. {choice.text}" for choice in choices]
     texts = [choice.text for choice in choices]
-    readings = (full, whole), (texts, said), (_bare(full), _bare([whole])[0]), (_bare(texts), _bare([said])[0])
-    for options, key in readings:
+    named = _named(said, choices) if isinstance(answer, str) else _numbered(answer, choices, base)
+    for options, key in (
+        (full, whole),
+        (texts, said),
+        (_bare(full), _bare([whole])[0]),
+        (_bare(texts), _bare([said])[0]),
+    ):
         if fits := [i for i, option in enumerate(options) if key and option == key]:
-            return _one_of(fits, said, choices)
-    if re.fullmatch(r"\(?[A-Za-z][.):]?", said):
-        letter = said.strip("().:").upper()
-        if fits := [i for i, choice in enumerate(choices) if choice.label == letter]:
-            return _one_of(fits, said, choices)
-    if said.isdecimal():
-        if base is None:
-            raise ValueError(f"answer {said} is a number, and the file does not show whether it counts from 0 or 1")
-        if 0 <= int(said) - base < len(choices):
-            return int(said) - base
+            return _one_of([*fits, *named], said, choices)
+    if named:
+        return _one_of(named, said, choices)
+    if said.isdecimal() and base is None:
+        raise ValueError(f"answer {said} is a number, and the file does not show whether it counts from 0 or 1")
     raise ValueError(f"answer {said[:80]!r} is none of the {len(choices)} choices")
+
+
+def _named(said: str, choices: Sequence[Choice]) -> list[int]:
+    """The choices that a lone letter names."""
+    if not re.fullmatch(r"\(?[A-Za-z][.):]?", said):
+        return []
+    return [i for i, choice in enumerate(choices) if choice.label == said.strip("().:").upper()]
+
+
+def _numbered(number: int, choices: Sequence[Choice], base: int | None) -> list[int]:
+    """The choice that a number names."""
+    return [] if base is None or not 0 <= number - base < len(choices) else [number - base]
 
 
 def _bare(texts: Sequence[str]) -> list[str]:
