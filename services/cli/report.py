@@ -285,7 +285,9 @@ def _leak_lines(row: Row) -> list[str]:
         )
     if row["transductive"]:
         rows_seen = words.counted(row["transductive"], "row")
-        said.append(f"{row['name']} learned from {rows_seen} drawn from a test set, labelled by a teacher.")
+        said.append(
+            f"{row['name']} learned from {rows_seen} drawn from a test set."
+        )
     return said
 
 
