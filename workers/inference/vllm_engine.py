@@ -1,0 +1,119 @@
+"""The first engine: vLLM in this process, offline; on a CPU and on CUDA from the same code."""
+
+import gc
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from shared.errors import InputError
+from shared.prompts import SystemPrompt
+from shared.settings import settings
+from shared.vlm.encode import VIDEO_KWARGS, Encoder, metadata
+from workers.inference.engines import Answer, Asked, Checkpoint, ParityError
+
+# Read by vLLM when it is imported.
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # on a CPU it warns about threads at every request
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(settings().engine_processes))
+
+from vllm import LLM, SamplingParams
+from vllm.platforms import current_platform
+
+#: compressed-tensors formats for which vLLM has a CPU kernel.
+CPU_FORMATS = ("pack-quantized", "int-quantized")
+CPU_FULL_PROMPTS = 8  #: prompts of full length for which the KV cache of a CPU engine has room
+
+
+class VLLMEngine:
+    """Greedy, one token: the letters' log-probabilities are all that is asked for.
+
+    Raises:
+        InputError: there is no kernel for the checkpoint's format here.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, encoder: Encoder, longest: int) -> None:
+        if current_platform.is_cpu() and checkpoint.quantization not in (None, *CPU_FORMATS):
+            raise InputError(
+                f"{checkpoint.folder}: vLLM has no CPU kernel for {checkpoint.quantization}; "
+                "predict with `engine: transformers`, or on a GPU"
+            )
+        self._encoder = encoder
+        self._llm = LLM(str(checkpoint.folder), **options(checkpoint, longest))
+
+    def put_weights(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(checkpoint.folder)})
+        self._llm.reset_prefix_cache()
+        self._llm.reset_mm_cache()
+        self._llm.llm_engine.reset_encoder_cache()  # the scheduler's book of it, beside the worker's own
+
+    def close(self) -> None:
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+
+    def answer(self, asked: Sequence[Asked], system_prompt: SystemPrompt) -> list[Answer]:
+        prompts = [self._prompt(item, system_prompt) for item in asked]
+        letters = [self._encoder.letter_ids(len(item.question.choices)) for item in asked]
+        params = [
+            SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=ids, detokenize=False) for ids in letters
+        ]
+        outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        return [
+            self._answer(item, ids, output, system_prompt)
+            for item, ids, output in zip(asked, letters, outputs, strict=True)
+        ]
+
+    def _prompt(self, item: Asked, system_prompt: SystemPrompt) -> dict[str, Any]:
+        about = metadata(item.clip)
+        told = {name: about[name] for name in about} | {"video_backend": "opencv", "do_sample_frames": False}
+        return {
+            "prompt_token_ids": self._encoder.short_ids(item.question, system_prompt),
+            "multi_modal_data": {"video": [(item.clip.frames, told)]},
+            "multi_modal_uuids": {"video": [item.frames_id]},
+        }
+
+    def _answer(self, item: Asked, letters: list[int], output: Any, system_prompt: SystemPrompt) -> Answer:
+        due = self._encoder.prompt_ids(item.question, item.clip, system_prompt)
+        if output.prompt_token_ids != due:
+            raise ParityError(
+                f"question {item.question.id}: the engine saw {len(output.prompt_token_ids)} tokens, "
+                f"the encoder says {len(due)}; check the installed vLLM and transformers against the lock file"
+            )
+        found = output.outputs[0].logprobs[0]
+        logprobs = torch.log_softmax(torch.tensor([found[token].logprob for token in letters]), dim=-1)
+        return Answer(tuple(logprobs.tolist()), len(due))
+
+
+def options(checkpoint: Checkpoint, longest: int) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`: what the settings say, and what the video contract asks."""
+    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    longest = min(longest, config["text_config"]["max_position_embeddings"])
+    chosen: dict[str, Any] = {
+        "max_model_len": longest,
+        "max_num_seqs": settings().engine_requests,
+        "limit_mm_per_prompt": {"image": 0, "video": 1},
+        "mm_processor_kwargs": VIDEO_KWARGS,
+        "tensor_parallel_size": settings().engine_gpus,
+        "kv_cache_memory_bytes": settings().engine_kv_cache_bytes or None,
+        "seed": 0,
+    }
+    if settings().engine_kv_offload_bytes:
+        chosen["kv_offloading_size"] = settings().engine_kv_offload_bytes / 2**30
+    if current_platform.is_cpu():
+        # Without a compiler pass, and with the cache's size given, there is nothing to warm up.
+        chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": settings().engine_kv_cache_bytes
+                   or CPU_FULL_PROMPTS * longest * kv_bytes(config["text_config"])}  # fmt: skip
+    return chosen
+
+
+def kv_bytes(text: dict[str, Any]) -> int:
+    """Bytes of keys and values of one token, two bytes a number."""
+    heads = text.get("num_key_value_heads") or text["num_attention_heads"]
+    size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    return int(2 * 2 * text["num_hidden_layers"] * heads * size)
