@@ -133,7 +133,7 @@ def check_names(source: dict[str, TensorInfo], made: dict[str, TensorInfo], sche
     """Assert that a save kept every tensor under the name its loaders look for."""
     expected = expected_names(source, scheme)
     missing, strange = sorted(expected - set(made)), sorted(set(made) - expected)
-    assert not missing and not strange, f"saved checkpoint: missing {missing[:5]}, unexpected {strange[:5]}"
+    assert not missing + strange, f"saved checkpoint: missing {missing[:5]}, unexpected {strange[:5]}"
 
 
 def carry_over(source: Path, out: Path) -> list[str]:

@@ -43,7 +43,12 @@ def build_model(folder: Path, *, hidden: int = 128, intermediate: int = 256, lay
         text_config={
             **{"vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": intermediate},
             **{"num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32},
-            **{"max_position_embeddings": 4096, "rope_parameters": rope, "initializer_range": 0.06},
+            **{
+                "max_position_embeddings": 4096,
+                "tie_word_embeddings": False,
+                "rope_parameters": rope,
+                "initializer_range": 0.06,
+            },
         },
         vision_config={
             **{"depth": 2, "hidden_size": 96, "intermediate_size": 192, "num_heads": 3, "out_hidden_size": hidden},
@@ -96,7 +101,7 @@ def draw_clip(folder: Path, colour: str, seconds: float, recording: str) -> Clip
 
 
 def build_rows(folder: Path, recordings: int = 3, per_clip: int = 2) -> Path:
-    """A rows artifact: for each recording a clip of each colour, `per_clip` questions on each; one in three unanswered."""
+    """A rows artifact: a clip of each colour for each recording; questions on blue are unanswered."""
     (folder / "clips").mkdir(parents=True)
     clips = [
         draw_clip(folder / "clips", colour, 1.0 + number + index / 2, f"recording-{number}")
