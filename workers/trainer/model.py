@@ -1,18 +1,18 @@
 """The model in one rank: loaded from safetensors, patched and adapted as the recipe says, saved like its base."""
 
-import logging
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from liger_kernel.transformers import apply_liger_kernel_to_qwen3_vl
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from shared.contracts import LoraRecipe, TrainRecipe
 from shared.errors import InputError, RoadQAError
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:  # seconds to import, and only some recipes need them
+    from peft import LoraConfig, PeftModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TEXT_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -20,7 +20,7 @@ _VISION_LAYERS = r".*visual\..*\.(qkv|proj|linear_fc1|linear_fc2)"
 _PATCH_EMBEDDING = r".*visual\.patch_embed.*"  # a convolution; an adapter there saves nothing
 
 
-def load(folder: Path, recipe: TrainRecipe, dtype: torch.dtype) -> PreTrainedModel:
+def load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Load the base.
 
     Raises:
@@ -41,11 +41,17 @@ def prepare(model: PreTrainedModel, recipe: TrainRecipe, cuda: bool) -> PreTrain
         apply_liger(model)
     if not recipe.train_vision:
         model.model.visual.requires_grad_(False)
-    return model if recipe.lora is None else get_peft_model(model, lora_config(recipe.lora, recipe.train_vision))
+    if recipe.lora is None:
+        return model
+    from peft import get_peft_model
+
+    return get_peft_model(model, lora_config(recipe.lora, recipe.train_vision))
 
 
 def lora_config(lora: LoraRecipe, train_vision: bool) -> LoraConfig:
     """Adapters on all linear layers of the language model, and of the vision tower where it is trained."""
+    from peft import LoraConfig
+
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -62,6 +68,8 @@ def apply_liger(model: PreTrainedModel) -> None:
     Raises:
         RoadQAError: the model still runs its own code.
     """
+    from liger_kernel.transformers import apply_liger_kernel_to_qwen3_vl
+
     apply_liger_kernel_to_qwen3_vl(model=model)
     text = model.model.language_model
     patched: dict[str, Any] = {
@@ -76,8 +84,10 @@ def apply_liger(model: PreTrainedModel) -> None:
 
 def merged(base: Path, recipe: TrainRecipe, trained: PeftModel, state: dict[str, torch.Tensor]) -> PreTrainedModel:
     """A fresh base on the CPU with the adapter's weights from `state` merged in, so it fits any ZeRO stage."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
     assert recipe.lora is not None
-    fresh = load(base, recipe, torch.float32)
+    fresh = load(base, torch.float32)
     adapted = get_peft_model(fresh, lora_config(recipe.lora, recipe.train_vision))
     adapter = get_peft_model_state_dict(trained, state_dict=state)
     result = set_peft_model_state_dict(adapted, adapter)

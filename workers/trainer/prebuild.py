@@ -2,7 +2,7 @@
 
 A killed compile leaves a lock on which every later load waits for ever. So only this module compiles,
 holding a kernel lock that dies with its process: a lock file found while holding it is stale.
-Run by set-up as `python -m workers.trainer.prebuild`; `train` calls `extensions()` for where it lies.
+Run by set-up as `python -m workers.trainer.prebuild`; `train` calls `build()` before it starts its processes.
 """
 
 import fcntl
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from shared.errors import RoadQAError
+from shared.settings import settings
 
 OPERATOR = "deepspeed_shm_comm"
 
@@ -32,31 +33,39 @@ def folder(root: Path) -> Path:
     return (root / f"{versions}-{processor}").absolute()
 
 
-def extensions(root: Path) -> Path:
-    """The folder for `TORCH_EXTENSIONS_DIR`, its extension compiled; compiles it where it is missing.
+def build(root: Path) -> dict[str, str]:
+    """Compile the extension where it is missing; returns the `environment` to load it in.
 
     Raises:
         RoadQAError: the compiler failed.
     """
-    build = folder(root)
-    build.mkdir(parents=True, exist_ok=True)
-    with (build / ".building").open("w") as guard:
+    env = environment(root)
+    folder(root).mkdir(parents=True, exist_ok=True)
+    with (folder(root) / ".building").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
-        operator = build / OPERATOR
+        operator = folder(root) / OPERATOR
         (operator / "lock").unlink(missing_ok=True)
         if not (operator / f"{OPERATOR}.so").is_file():
-            _compile(build)
-    return build
+            _compile(env)
+    return env
 
 
-def _compile(build: Path) -> None:
-    # The folder holding the interpreter holds `ninja` too.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    env = {**os.environ, "TORCH_EXTENSIONS_DIR": str(build), "DS_ACCELERATOR": "cpu", "PATH": path}
-    done = subprocess.run([sys.executable, "-c", _COMPILE], env=env, capture_output=True, text=True, check=False)  # noqa: S603
+def environment(root: Path) -> dict[str, str]:
+    """What a process must have in its environment to load the extension without compiling it again."""
+    # The interpreter's folder holds `ninja` too; another version of it would not believe this one's log, and rebuild.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(folder(root)), "PATH": path}
+
+
+def _compile(env: dict[str, str]) -> None:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", _COMPILE], env={**os.environ, **env}, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
-        raise RoadQAError(f"DeepSpeed's {OPERATOR} did not compile; is a C++ compiler installed?\n{done.stderr[-2000:]}")
+        raise RoadQAError(
+            f"DeepSpeed's {OPERATOR} did not compile; is a C++ compiler installed?\n{done.stderr[-2000:]}"
+        )
 
 
 if __name__ == "__main__":
-    print(extensions(Path(os.environ.get("ROADQA_TRAINER_EXTENSIONS", ".state/torch_extensions"))))
+    print(build(settings().trainer_extensions)["TORCH_EXTENSIONS_DIR"])

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import unset_hf_deepspeed_config
@@ -135,7 +134,7 @@ def run(request: RankRequest, channel: Channel) -> None:
     recipe = request.recipe
     set_seed(recipe.seed)
     args = arguments(request, cuda)
-    loaded = model.prepare(model.load(request.model, recipe, model.DTYPES[recipe.precision]), recipe, cuda)
+    loaded = model.prepare(model.load(request.model, model.DTYPES[recipe.precision]), recipe, cuda)
     encoder = Encoder(request.model)
     cache = ClipCache(request.work / "clips", recipe.video, request.cache_bytes)
     examples = Examples(plan(request.data), recipe, encoder, cache, request.steps * recipe.global_batch)
@@ -164,7 +163,7 @@ def _save_result(trainer: Trainer, request: RankRequest) -> None:
         return
     trained = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     unset_hf_deepspeed_config()  # a model made from here on is whole, whatever the ZeRO stage
-    if isinstance(trained, PeftModel):
+    if request.recipe.lora is not None:
         trained = model.merged(request.model, request.recipe, trained, state)
         state = trained.state_dict()
     kinds = [tensor.dtype for tensor in files.tensors(request.model).values()]

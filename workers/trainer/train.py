@@ -110,13 +110,7 @@ def _environment(spread: zero.Spread, gpus: int) -> dict[str, str]:
     """What the ranks' libraries must know before they are imported."""
     threads = max(1, len(os.sched_getaffinity(0)) // spread.processes)
     common = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    if gpus:
-        return common
-    return {
-        **common,
-        "DS_ACCELERATOR": "cpu",
-        "TORCH_EXTENSIONS_DIR": str(prebuild.extensions(settings().trainer_extensions)),
-    }
+    return common if gpus else {**common, **prebuild.build(settings().trainer_extensions)}
 
 
 if __name__ == "__main__":
