@@ -234,38 +234,46 @@ def _reason(error: BaseException) -> str:
 
 
 def _timeline(clip: _Clip) -> _Timeline:
-    """Read all packets, decode none."""
+    """Read all packets, decode none. The clip starts at the first frame that can be decoded."""
     packets: list[_Packet] = []
-    ends: dict[int, float] = {}
-    last = (0, 0)
+    earliest, first_key, last = None, None, (0, 0)
+    read_until = 0.0
     with clip.stream() as (container, stream):
         base = stream.time_base
         for packet in container.demux():
             clip.check_clock()
+            mine = packet.stream_index == stream.index
             stamp = packet.dts if packet.pts is None else packet.pts
-            if stamp is None or packet.is_discard:
+            if mine and packet.is_keyframe and first_key is None:
+                first_key = stamp
+            if stamp is None or packet.is_discard:  # an edit list may hide a key frame that others lean on
                 continue
-            end = stamp + (packet.duration or 0)
-            ends[packet.stream_index] = max(ends.get(packet.stream_index, 0.0), float(end * packet.time_base))
-            if packet.stream_index == stream.index:
+            length = packet.duration or 0
+            read_until = max(read_until, float((stamp + length) * packet.time_base))
+            if mine:
+                earliest = stamp if earliest is None else min(earliest, stamp)
+            if mine and first_key is not None and stamp >= first_key:
                 packets.append(_Packet(stamp, packet.is_keyframe, packet.size > PLACEHOLDER))
-                last = max(last, (stamp, packet.duration or 0))
+                last = max(last, (stamp, length))
                 if len(packets) > clip.limits.max_frames:
                     clip.refuse(f"has more than {clip.limits.max_frames} frames")
-        if len(packets) < 2 or base is None:
+        if len(packets) < 2 or base is None or earliest is None:
             clip.refuse(f"has {len(packets)} frames: not a video")
         start = min(packet.pts for packet in packets)
         step = last[1] or (last[0] - start) / (len(packets) - 1)
         timeline = _Timeline(packets, start, float((last[0] - start + step) * base))
-        _check_length(clip, container, stream, timeline, max(ends.values()))
+        _check_length(clip, container, stream, timeline, float((start - earliest) * base), read_until)
     return timeline
 
 
 def _check_length(
-    clip: _Clip, container: InputContainer, stream: VideoStream, timeline: _Timeline, read_until: float
+    clip: _Clip, container: InputContainer, stream: VideoStream, timeline: _Timeline, lead: float, read_until: float
 ) -> None:
-    """Refuse a clip that is too long, shorter than its header declares, or whose timestamps stand still."""
-    declared, found = None, timeline.seconds
+    """Refuse a clip that is too long, shorter than its header declares, or whose timestamps stand still.
+
+    `lead`: seconds before the first key frame; `read_until`: where the last packet of any stream ends.
+    """
+    declared, found = None, lead + timeline.seconds
     if stream.duration is not None and stream.time_base is not None:
         declared = float(stream.duration * stream.time_base)
     elif container.duration is not None:  # Matroska: only the length of the whole, sound included

@@ -35,6 +35,7 @@ def seen(frames: np.ndarray) -> list[int]:
         ("mov", "mjpeg", "yuvj420p"),
         ("matroska", "libx264", "yuv420p"),
         ("webm", "libvpx", "yuv420p"),
+        ("webm", "libsvtav1", "yuv420p"),
         ("avi", "mpeg4", "yuv420p"),
         ("mpegts", "libx264", "yuv420p"),
         ("mpeg", "mpeg2video", "yuv420p"),
@@ -67,6 +68,14 @@ def test_true_times_with_a_variable_frame_rate(tmp_path: Path) -> None:
     assert seen(clip.frames) == [stamps.index(s) for s in expected]
     times = np.array(clip.indices) / clip.fps
     assert np.abs(times - np.array(expected) / 25).max() <= 0.5 / clip.fps + 1e-6
+
+
+def test_a_stream_cut_between_key_frames_starts_at_the_next_one(tmp_path: Path) -> None:
+    data = encode("mpegts", frames=75, gop=25)
+    clip = sample(write(tmp_path, data[len(data) // 2 // 188 * 188 :]), SMALL)
+    first = 75 - round(clip.seconds * 25)  # the key frame after the cut
+    assert 37 < first < 75
+    assert seen(clip.frames) == [first + int(t * 25) for t in sample_times(clip.seconds, SMALL)]
 
 
 def test_fewer_frames_than_instants_repeats_frames(tmp_path: Path) -> None:
