@@ -1,0 +1,89 @@
+"""Rows, their order and their choices: decided by the rows and the seed alone."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from shared.errors import InputError
+from shared.schema import Choice, Origin, Question
+from tests.unit.trainer.conftest import RECIPE, write_part
+from workers.trainer import card
+from workers.trainer.plan import order, permuted, plan, steps
+from workers.trainer.zero import spread
+
+QUESTION = Question(
+    id="q", clip="0" * 64, text="?", choices=tuple(Choice(label=x, text=x * 2) for x in "ABCD"), answer=2,
+    origin=Origin(answer="human"),
+)  # fmt: skip
+
+
+def test_the_answer_follows_its_choice() -> None:
+    for epoch in range(50):
+        asked = permuted(QUESTION, 0, epoch)
+        assert asked.answer is not None
+        assert asked.choices[asked.answer].text == "CC"
+        assert sorted(choice.text for choice in asked.choices) == ["AA", "BB", "CC", "DD"]
+
+
+def test_every_letter_becomes_the_answer_about_as_often() -> None:
+    letters = Counter(permuted(QUESTION, 0, epoch).answer for epoch in range(400))
+    assert all(70 <= letters[letter] <= 130 for letter in range(4)), letters
+
+
+def test_choices_move_by_seed_epoch_and_question_only() -> None:
+    assert permuted(QUESTION, 3, 5) == permuted(QUESTION, 3, 5)
+    others = [permuted(QUESTION, seed, epoch).choices for seed in range(5) for epoch in range(5)]
+    assert len(set(others)) > 5
+
+
+def test_each_epoch_sees_every_row_once_in_its_own_order() -> None:
+    assert sorted(order(1, 0, 100)) == list(range(100))
+    assert order(1, 0, 100) == order(1, 0, 100)
+    assert order(1, 0, 100) != order(1, 1, 100) != order(2, 1, 100)
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "batch", "expected"), [(100, 2, 16, 13), (100, 0.5, 16, 4), (3, 1, 16, 1), (48, 3, 16, 9)]
+)
+def test_steps_cover_the_epochs(rows: int, epochs: float, batch: int, expected: int) -> None:
+    assert steps(rows, epochs, batch) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "micro", "expected"),
+    [(16, 8, 2, (8, 2, 1)), (16, 2, 16, (2, 8, 1)), (16, 1, 2, (1, 2, 8)), (4, 8, 2, (4, 1, 1)), (6, 4, 2, (3, 2, 1))],
+)
+def test_a_spread_always_multiplies_to_the_global_batch(
+    batch: int, processes: int, micro: int, expected: tuple[int, int, int]
+) -> None:
+    assert spread(batch, processes, micro) == expected
+
+
+def test_rows_without_an_answer_and_rows_met_before_are_left_out_and_counted(
+    labelled: Path, test_derived: Path
+) -> None:
+    chosen = plan([labelled, test_derived, labelled])
+    assert len(chosen.questions) == 16
+    assert [part.left_out for part in chosen.parts] == [
+        {"no answer": 1}, {}, {"in an earlier part": 12, "no answer": 1}
+    ]  # fmt: skip
+    facts = card.build({}, RECIPE, chosen, {})["data"]
+    assert facts["rows_by_origin"] == {
+        "human": 12, "teacher, augmented, test-derived": 1, "teacher, test-derived": 3
+    }  # fmt: skip
+    assert facts["rows_left_out"] == {"in an earlier part": 12, "no answer": 2}
+    assert (facts["clips"], facts["recordings"]) == (16, 8)
+
+
+def test_data_without_any_answer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no row has an answer"):
+        plan([write_part(tmp_path, [Origin(answer="none")], first=0)])
+
+
+def test_a_row_without_its_clip_is_refused(tmp_path: Path) -> None:
+    part = write_part(tmp_path, [Origin(answer="human")], first=0)
+    for clip in (part / "clips").iterdir():
+        clip.unlink()
+    with pytest.raises(InputError, match="q0: its clip"):
+        plan([part])
