@@ -32,6 +32,7 @@ _CONF: dict[str, Any] = {
     "worker_pool": "threads",
     "worker_concurrency": 1,
     "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,  # a child's stderr has its own form
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,

@@ -14,7 +14,10 @@ from services.cli.data import Progress as Tell
 from services.cli.doctor import Finding
 from services.cli.runs import Step
 
+_WIDE = 160  # columns where the output is a file or a pipe
 _out = Console(highlight=False)
+if not _out.is_terminal:
+    _out = Console(highlight=False, width=_WIDE)
 _err = Console(stderr=True, highlight=False)
 _PLAIN_EVERY = 10.0  # seconds between two lines of progress where nobody can see a line move
 
@@ -59,7 +62,7 @@ def live(run: str) -> Iterator[Callable[[list[Step], float], None]]:
 
 
 def report(made: dict[str, Any]) -> None:
-    _out.print(render.report_table(made), soft_wrap=not _out.is_terminal)
+    _out.print(render.report_table(made))
 
 
 def steps(run: str, state: str, found: Sequence[Step]) -> None:

