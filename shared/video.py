@@ -200,7 +200,8 @@ def _opened(path: Path, limits: MediaLimits, threads: int) -> Iterator[_Clip]:
             raise MediaError(f"{path}: {_what_it_is(head)}; expected MP4/MOV, Matroska/WebM, AVI or MPEG")
         try:
             yield _Clip(path, file, demuxer, limits, threads)
-        except (av.FFmpegError, OSError, MemoryError) as error:
+        # IndexError: PyAV's own, for streams that come and go in a damaged MPEG-TS
+        except (av.FFmpegError, OSError, MemoryError, IndexError) as error:
             raise MediaError(f"{path}: cannot be read as video ({demuxer}): {_reason(error)}") from error
 
 

@@ -2,12 +2,13 @@
 
 import ctypes
 import os
+import random
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ import pytest
 from shared.budget import VideoBudget
 from shared.errors import MediaError
 from shared.video import probe, sample
-from tests.hostile.generate import SIBLING, SOUND, generate
+from tests.hostile.generate import SIBLING, SOUND, encode, generate
 
 GIVEN = Path(__file__).resolve().parents[3] / "shared" / "data" / "hostile"
 GIVEN_SOUND = {"faststart_sibling.mp4", "declared_65535x65535_avc1.mp4"}
@@ -124,6 +125,24 @@ def check_folder(folder: Path, sound: set[str]) -> None:
 def test_hostile_clips_are_refused_and_open_nothing_else(folder: Path, listener: Listener) -> None:
     check_folder(folder, SOUND)
     assert listener.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mp4", "libx264"), ("avi", "mpeg4"), ("matroska", "libx264"), ("mpegts", "libx264"), ("mpeg", "mpeg2video")],
+)
+def test_flipped_bytes_end_in_frames_or_in_a_refusal(tmp_path: Path, container: str, codec: str) -> None:
+    chance = random.Random(container)
+    sound = encode(container, codec=codec, frames=30, gop=10)
+    path = tmp_path / "clip"
+    for _ in range(60):
+        data = bytearray(sound)
+        for _ in range(chance.choice((1, 5, 50))):
+            data[chance.randrange(chance.choice((len(data), 800)))] = chance.randrange(256)
+        path.write_bytes(data)
+        for reader in (lambda: probe(path, thorough=True), lambda: sample(path, BUDGET)):
+            with suppress(MediaError):  # any other error fails the test
+                reader()
 
 
 def test_the_given_hostile_clips_too() -> None:
