@@ -119,7 +119,7 @@ class TeacherServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            if request.path != "/health":
+            if request.match_info.handler not in (self._health, self._receive):  # an upload's URL is its own warrant
                 self._check_key(request)
             return await handler(request)
         except Refusal as refusal:
@@ -209,7 +209,7 @@ class TeacherServer:
         except ValueError as error:
             raise Refusal(400, f"Invalid JSON payload received. {error}") from error
         if method == "countTokens":
-            return web.json_response({"totalTokens": self._tokens(body.get("generateContentRequest", body))})
+            return web.json_response({"totalTokens": self._tokens(_field(body, "generateContentRequest") or body)})
         if method != "generateContent":
             raise Refusal(404, f"models/{model} has no method {method!r}.")
         if self._options.latency_s:
@@ -217,14 +217,14 @@ class TeacherServer:
         return web.json_response(self._generate(model, body, hashlib.sha256(raw).hexdigest()))
 
     def _generate(self, model: str, body: dict[str, Any], request: str) -> dict[str, Any]:
+        fault = self._fault(request)
         self.served["generateContent"] += 1
         clip, prompt = self._seen(_parts(body)), _prompt(_parts(body))
         if clip is None:
             raise Refusal(400, "This teacher answers questions on a video; the request holds none.")
-        config = body.get("generationConfig", {})
+        config = _field(body, "generationConfig") or {}
         answer = self._answer(clip, prompt, _schema(config), f"{config.get('seed', 0)}/{prompt}")
         text = json.dumps(answer, ensure_ascii=False)
-        fault = self._fault(request)
         if fault == "empty":
             return {"usageMetadata": self._usage(body, ""), "modelVersion": model}
         if fault == "malformed":
@@ -274,10 +274,10 @@ class TeacherServer:
 
     def _seen(self, parts: list[dict[str, Any]]) -> Seen | None:
         for part in parts:
-            if "inlineData" in part:
-                return self._inline(part["inlineData"])
-            if "fileData" in part:
-                return self._uploaded(part["fileData"])
+            if (blob := _field(part, "inlineData")) is not None:
+                return self._inline(blob)
+            if (file := _field(part, "fileData")) is not None:
+                return self._uploaded(file)
         return None
 
     def _inline(self, blob: dict[str, Any]) -> Seen:
@@ -293,7 +293,7 @@ class TeacherServer:
         return self._scenes[key]
 
     def _uploaded(self, file: dict[str, Any]) -> Seen:
-        name = str(file.get("fileUri", "")).rpartition("/")[2]
+        name = str(_field(file, "fileUri") or "").rpartition("/")[2]
         upload = self._upload(name)
         if not self._active(upload):
             raise Refusal(400, f"The File {name} is not in an ACTIVE state and usage is not allowed.")
@@ -315,7 +315,7 @@ class TeacherServer:
     def _tokens(self, body: dict[str, Any]) -> int:
         parts = _parts(body)
         clip = self._seen(parts)
-        fps = next((part["videoMetadata"].get("fps", 1.0) for part in parts if "videoMetadata" in part), 1.0)
+        fps = next((meta.get("fps", 1.0) for part in parts if (meta := _field(part, "videoMetadata"))), 1.0)
         if not 0 < fps <= 24:
             raise Refusal(400, f"video_metadata.fps must be in (0, 24], it is {fps}.")
         frames = 0 if clip is None else max(1, round(clip.seconds * fps))
@@ -324,6 +324,11 @@ class TeacherServer:
     def _usage(self, body: dict[str, Any], text: str) -> dict[str, int]:
         asked, answered = self._tokens(body), len(text) // 4
         return {"promptTokenCount": asked, "candidatesTokenCount": answered, "totalTokenCount": asked + answered}
+
+
+def _field(message: dict[str, Any], name: str) -> Any:
+    """A field by its JSON name or its proto name, as protobuf's JSON accepts both; None where it is missing."""
+    return message.get(name, message.get(re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", name)))
 
 
 def _parts(body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -338,7 +343,7 @@ def _prompt(parts: list[dict[str, Any]]) -> str:
 
 
 def _schema(config: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = config.get("responseJsonSchema") or config.get("responseSchema") or {}
+    schema: dict[str, Any] = _field(config, "responseJsonSchema") or _field(config, "responseSchema") or {}
     return schema
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,8 @@ from shared.teachers import Entry, Journal, Request, TeacherError
 from workers.labeler import consensus, prompts
 from workers.labeler.consensus import Consensus, Verification
 
+Verdict = Literal["consistent", "inconsistent"]
+PUT_DOWN = "labelling was put down; the answers so far are kept"
 OUTAGE = 20  #: requests in a row, each after all its tries, without any answer from the service
 
 
@@ -32,7 +34,7 @@ def verify_answer(choices: int) -> type[BaseModel]:
         "Verification",
         inconsistencies=(list[str], ...),
         answer=(int, Field(ge=1, le=choices)),
-        verdict=(Literal["consistent", "inconsistent"], ...),
+        verdict=(Verdict, ...),
     )
 
 
@@ -66,9 +68,7 @@ class Asker:
         tasks = [self._vote(question, clip, number, slot, prompt) for slot, prompt in enumerate(voters)]
         results = await asyncio.gather(*tasks, return_exceptions=True)  # let paid answers reach the journal
         votes = [result for result in results if isinstance(result, Vote)]
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        raise_cause(results)
         agreed = consensus.count(votes, self._recipe.min_agreement)
         if agreed.answer is None:  # split votes need no verification to be inconsistent
             return votes, agreed, None
@@ -99,7 +99,7 @@ class Asker:
     async def _ask(self, request: Request, clip: Path) -> Entry | str:
         """The journal's entry, or the kind of failure where the service could not answer this one."""
         if self._stopping():
-            raise Stopped("labelling was put down; the answers so far are kept")
+            raise Stopped(PUT_DOWN)
         try:
             entry = await self._journal.ask(request, clip)
         except TeacherError as error:
@@ -136,6 +136,16 @@ def _vote(entry: Entry, prompt: str, words: str) -> Vote:
     """The entry as a vote, its number mapped back to the question's own order."""
     choice = entry.order[entry.data["answer"] - 1] if entry.data else None
     return Vote(prompt=prompt, round=entry.round, choice=choice, reasoning=words, problem=entry.problem)
+
+
+def raise_cause(results: Iterable[object]) -> None:
+    """Raise the failure among `results` that came first by itself; `Stopped` where all were only put down."""
+    failures = [result for result in results if isinstance(result, BaseException)]
+    causes = [failure for failure in failures if not isinstance(failure, Stopped | asyncio.CancelledError)]
+    if causes:
+        raise causes[0]
+    if failures:
+        raise Stopped(PUT_DOWN)
 
 
 class TeacherOutageError(RoadQAError):

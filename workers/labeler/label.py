@@ -2,18 +2,17 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from shared.context import Context
 from shared.contracts import LabelRecipe, TeacherRecipe
-from shared.errors import Stopped
 from shared.schema import Label, Origin, Question, Rows, write_jsonl, write_rows
 from shared.settings import settings
 from shared.teachers import Journal, Teacher, connect
 from shared.teachers.teacher import TRANSIENT
-from workers.labeler.ask import Asker, TeacherOutageError
+from workers.labeler.ask import Asker, TeacherOutageError, raise_cause
 
 OUTAGE_SHARE = 0.05  #: of the questions may stay without a quorum because the service failed
 STOP_LOOK_S = 0.5  #: seconds between looks at `ctx.stopping`
@@ -66,60 +65,63 @@ async def _label_all(
     """Clip by clip, so that what the service holds of a clip is given up as soon as its questions are done."""
     teacher = factory(recipe.teacher)
     try:
-        journal = Journal(ctx.scratch, teacher)
-        run = _Run(rows, Asker(recipe, journal, lambda: ctx.stopping), teacher, journal, ctx, len(wanted))
+        run = _Run(rows, recipe, teacher, ctx, len(wanted))
         clips: dict[str, list[Question]] = defaultdict(list)
         for question in wanted:
             clips[question.clip].append(question)
         await run.all(clips, at_once)
-        return [run.labels[question.id] for question in wanted], journal
+        return [run.labels[question.id] for question in wanted], run.journal
     finally:
         await teacher.aclose()
 
 
 class _Run:
-    """The clips under way."""
+    """The clips under way. One failure ends it: nothing more is asked, what is in flight may still arrive."""
 
-    def __init__(self, rows: Rows, asker: Asker, teacher: Teacher, journal: Journal, ctx: Context, total: int) -> None:
-        self._rows, self._asker, self._teacher, self._journal = rows, asker, teacher, journal
-        self._ctx, self._total = ctx, total
+    def __init__(self, rows: Rows, recipe: LabelRecipe, teacher: Teacher, ctx: Context, total: int) -> None:
+        self._rows, self._teacher, self._ctx, self._total = rows, teacher, ctx, total
+        self._failed = False
+        self.journal = Journal(ctx.scratch, teacher)
+        self._asker = Asker(recipe, self.journal, self._ending)
         self.labels: dict[str, Label] = {}
+
+    def _ending(self) -> bool:
+        return self._failed or self._ctx.stopping
 
     async def all(self, clips: dict[str, list[Question]], at_once: int) -> None:
         waiting = iter(clips.items())
         tasks = [asyncio.create_task(self._clips(waiting)) for _ in range(min(at_once, len(clips)))]
-        watch = asyncio.create_task(self._stop_when_asked(tasks))
+        watch = asyncio.create_task(self._end(tasks))
         try:
-            await asyncio.gather(*tasks)
-        except asyncio.CancelledError:
-            if not self._ctx.stopping:
-                raise
-            raise Stopped("labelling was put down; the answers so far are kept") from None
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             for task in [*tasks, watch]:
                 task.cancel()
             await asyncio.gather(*tasks, watch, return_exceptions=True)
+        raise_cause(results)
 
-    async def _stop_when_asked(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
         """Requests in flight are paid for: let them end first, but not for longer than a stop may take."""
-        while not self._ctx.stopping:
+        while not self._ending():
             await asyncio.sleep(STOP_LOOK_S)
         await asyncio.wait(tasks, timeout=settings().grace_seconds / 2)
         for task in tasks:
             task.cancel()
 
-    async def _clips(self, waiting: Any) -> None:
+    async def _clips(self, waiting: Iterator[tuple[str, list[Question]]]) -> None:
         for clip, questions in waiting:
             path = self._rows.clip_path(clip)
             results = await asyncio.gather(*(self._question(q, path) for q in questions), return_exceptions=True)
             await self._teacher.release(clip)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
+            raise_cause(results)
 
     async def _question(self, question: Question, clip: Path) -> None:
-        self.labels[question.id] = await self._asker.label(question, clip)
-        usage = self._journal.usage
+        try:
+            self.labels[question.id] = await self._asker.label(question, clip)
+        except BaseException:
+            self._failed = True
+            raise
+        usage = self.journal.usage
         accepted = sum(verdict.status == "accepted" for verdict in self.labels.values())
         self._ctx.progress(
             len(self.labels), self._total, "questions", accepted=accepted, calls=usage.calls,
