@@ -9,7 +9,6 @@ import gc
 import hashlib
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -139,10 +138,10 @@ def longest_prompt(video: VideoBudget) -> int:
 
 
 class Pool:
-    """Loaded engines, the least recently used one closed first."""
+    """Loaded engines. vLLM tears down more than its own when an engine closes, so they all close together."""
 
     def __init__(self) -> None:
-        self._engines: OrderedDict[tuple[str, str, int], tuple[Engine, str]] = OrderedDict()
+        self._engines: dict[tuple[str, str, int], tuple[Engine, str]] = {}  # with the weights each one holds
 
     def engine(self, checkpoint: Checkpoint, encoder: Encoder, recipe: PredictRecipe) -> Engine:
         """The engine of `recipe`, holding `checkpoint`'s weights.
@@ -153,22 +152,15 @@ class Pool:
         longest = longest_prompt(recipe.video)
         key = (recipe.engine, checkpoint.family, longest)
         if key not in self._engines:
-            self._make_room()
+            if len(self._engines) >= settings().engines:
+                self.close()
             self._engines[key] = (_open(recipe.engine, checkpoint, encoder, longest), checkpoint.weights)
         engine, weights = self._engines[key]
         if weights != checkpoint.weights:
             del self._engines[key]  # until the new weights are whole
             engine.put_weights(checkpoint, encoder)
         self._engines[key] = (engine, checkpoint.weights)
-        self._engines.move_to_end(key)
         return engine
-
-    def _make_room(self) -> None:
-        while len(self._engines) >= settings().engines:
-            _, (engine, _) = self._engines.popitem(last=False)
-            engine.close()
-            del engine
-            gc.collect()
 
     def close(self) -> None:
         """Close every engine."""

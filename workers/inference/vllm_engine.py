@@ -42,6 +42,7 @@ class VLLMEngine:
                 f"{checkpoint.folder}: vLLM has no CPU kernel for {checkpoint.quantization}; "
                 "predict with `engine: transformers`, or on a GPU"
             )
+        check_normalisation(encoder)
         self._encoder = encoder
         self._llm = LLM(str(checkpoint.folder), **options(checkpoint, longest))
 
@@ -88,6 +89,18 @@ class VLLMEngine:
         found = output.outputs[0].logprobs[0]
         logprobs = torch.log_softmax(torch.tensor([found[token].logprob for token in letters]), dim=-1)
         return Answer(tuple(logprobs.tolist()), len(due))
+
+
+def check_normalisation(encoder: Encoder) -> None:
+    """vLLM normalises on the device, a clip's pixels with what the processor says of images.
+
+    Raises:
+        InputError: the processor treats clips otherwise.
+    """
+    image, video = encoder.processor.image_processor, encoder.processor.video_processor
+    names = ("image_mean", "image_std", "rescale_factor", "do_normalize", "do_rescale")
+    if any(getattr(image, name) != getattr(video, name) for name in names):
+        raise InputError("the processor normalises images and clips differently; predict with `engine: transformers`")
 
 
 def options(checkpoint: Checkpoint, longest: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from shared.prompts import LETTERS, _SYSTEM
+from shared.prompts import _SYSTEM, LETTERS
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -77,7 +77,9 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config(tokens)).to(torch.bfloat16)
     model.save_pretrained(folder)
-    image, video = Qwen2VLImageProcessor(patch_size=16), Qwen3VLVideoProcessor()
+    half = [0.5, 0.5, 0.5]
+    image = Qwen2VLImageProcessor(patch_size=16, image_mean=half, image_std=half)
+    video = Qwen3VLVideoProcessor()
     processor = Qwen3VLProcessor(image_processor=image, tokenizer=tokens, video_processor=video, chat_template=TEMPLATE)
     processor.save_pretrained(folder)
     (folder / "card.json").write_text(json.dumps({"made from": "random weights", "seed": seed}))

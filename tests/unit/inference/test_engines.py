@@ -1,0 +1,139 @@
+"""The two engines: the same tokens, the same log-probabilities, weights that can be exchanged."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.errors import InputError
+from shared.prompts import LETTERS
+from shared.vlm.encode import Encoder, encoder
+from tests.unit.inference.conftest import recipe
+from tests.unit.vlm.examples import clip, question
+from workers.inference.engines import POOL, Answer, Asked, Engine, ParityError, read_checkpoint
+
+ASKED = [
+    Asked(question(tuple(f"car {j}" for j in range(2 + i % 7)), name=f"q{i}"), clip(i, 2 + 2 * (i % 4)), f"f{i}")
+    for i in range(14)
+]
+#: Engines round 16-bit activations at different places; in 32 bits they agree to 1e-4.
+BF16 = 0.04
+
+
+def engine_of(folder: Path, name: str = "vllm") -> Engine:
+    return POOL.engine(read_checkpoint(folder), encoder(folder), recipe(name))
+
+
+def answers(folder: Path, name: str = "vllm") -> list[Answer]:
+    return engine_of(folder, name).answer(ASKED, "short")
+
+
+def distance(first: list[Answer], second: list[Answer]) -> float:
+    return max(
+        float(np.abs(np.subtract(one.logprobs, two.logprobs)).max()) for one, two in zip(first, second, strict=True)
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engines_closed_at_the_end() -> Iterator[None]:
+    yield
+    POOL.close()
+
+
+def test_vllm_and_transformers_agree(base: Path) -> None:
+    first, second = answers(base), answers(base, "transformers")
+    assert distance(first, second) < BF16
+    assert [one.prompt_tokens for one in first] == [two.prompt_tokens for two in second]
+
+
+def test_logprobs_are_normalised_over_the_questions_own_letters(base: Path) -> None:
+    for asked, answer in zip(ASKED, answers(base), strict=True):
+        assert len(answer.logprobs) == len(asked.question.choices)
+        assert math.isclose(sum(map(math.exp, answer.logprobs)), 1, abs_tol=1e-5)
+
+
+@pytest.mark.parametrize("choices", [2, 8, 26])
+def test_any_number_of_choices_is_answered_even_if_their_texts_repeat(base: Path, choices: int) -> None:
+    asked = Asked(question(("yes",) * choices), clip(3), "f3")
+    for name in ("vllm", "transformers"):
+        (answer,) = engine_of(base, name).answer([asked], "short")
+        assert len(answer.logprobs) == choices
+        assert len(set(answer.logprobs)) > 1
+
+
+def test_weights_put_in_place_are_a_fresh_load(base: Path, other: Path) -> None:
+    before, changed, after = answers(base), answers(other), answers(base)
+    assert after == before
+    assert distance(before, changed) > 0.1
+    POOL.close()
+    assert answers(other) == changed
+
+
+def test_answers_do_not_hang_on_the_batch(base: Path) -> None:
+    alone = [engine_of(base).answer([asked], "short")[0] for asked in ASKED[:4]]
+    assert distance(alone, answers(base)[:4]) < BF16
+
+
+def test_the_same_frames_at_other_instants_are_another_prompt(base: Path) -> None:
+    shown = clip(5)
+    later = shown._replace(indices=tuple(index + 20 for index in shown.indices), seconds=9.0)
+    first, second = engine_of(base).answer(
+        [Asked(question(), shown, "early"), Asked(question(), later, "late")], "short"
+    )
+    assert first.logprobs != second.logprobs
+
+
+def test_an_engine_that_sees_other_tokens_is_caught(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = engine_of(base)
+    monkeypatch.setattr(Encoder, "prompt_ids", lambda *_: [1, 2, 3])
+    with pytest.raises(ParityError, match="the encoder says 3"):
+        loaded.answer(ASKED[:1], "short")
+
+
+def with_config(folder: Path, source: Path, name: str, **changes: object) -> Path:
+    """A copy by links of the model in `source` with fields of the file `name` changed."""
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).symlink_to(path)
+    values = json.loads((folder / name).read_text())
+    (folder / name).unlink()
+    (folder / name).write_text(json.dumps(values | changes))
+    return folder
+
+
+def test_a_format_without_a_cpu_kernel_is_refused_with_the_remedy(base: Path, tmp_path: Path) -> None:
+    quantization = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
+    fp4 = with_config(tmp_path / "fp4", base, "config.json", quantization_config=quantization)
+    with pytest.raises(InputError, match="engine: transformers"):
+        engine_of(fp4)
+
+
+def test_a_processor_that_vllm_would_read_wrongly_is_refused(base: Path, tmp_path: Path) -> None:
+    values = json.loads((base / "processor_config.json").read_text())
+    image = values["image_processor"] | {"image_mean": [0.4, 0.4, 0.4]}
+    odd = with_config(tmp_path / "odd", base, "processor_config.json", image_processor=image)
+    with pytest.raises(InputError, match="normalises"):
+        engine_of(odd)
+
+
+def test_checkpoints_share_an_engine_only_if_nothing_but_weights_differs(
+    base: Path, other: Path, tmp_path: Path
+) -> None:
+    renamed = with_config(tmp_path / "renamed", base, "config.json", transformers_version="9")
+    wider = with_config(tmp_path / "wider", base, "config.json", tie_word_embeddings=True)
+    first = read_checkpoint(base)
+    assert read_checkpoint(other).family == read_checkpoint(renamed).family == first.family
+    assert read_checkpoint(wider).family != first.family
+    assert read_checkpoint(other).weights != first.weights
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model here"):
+        read_checkpoint(tmp_path)
+
+
+def test_every_letter_has_a_token(base: Path) -> None:
+    assert len(set(encoder(base).letter_ids(len(LETTERS)))) == 26
