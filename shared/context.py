@@ -1,6 +1,9 @@
 """What a verb may ask of the world: report progress, learn that it must stop, keep durable bytes."""
 
+import contextlib
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,11 +69,11 @@ class FolderScratch:
     def put(self, key: str, data: bytes) -> None:
         path = self._bytes / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("xb") as out:
-                out.write(data)
-        except FileExistsError:
-            return
+        with tempfile.NamedTemporaryFile(dir=self._folders, prefix=".") as draft:
+            draft.write(data)
+            draft.flush()
+            with contextlib.suppress(FileExistsError):
+                os.link(draft.name, path)  # whole or not at all, whenever the process is killed
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         for path in sorted(self._bytes.rglob("*")):
