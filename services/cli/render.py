@@ -42,7 +42,8 @@ def report_table(report: Report) -> Group:
 
 def _cells(row: dict[str, Any]) -> list[Text]:
     if row["accuracy"] is None:
-        return [Text(plain(row["name"])), Text("not yet", style="dim")]
+        number = Text(str(row["n"])) if row["n"] else Text()
+        return [Text(plain(row["name"])), Text("no answers" if row["n"] else "not yet", style="dim"), number]
     tone = _TONES.get(row["verdict"], "")
     return [
         Text(plain(row["name"])),

@@ -141,7 +141,7 @@ def _row(view: RowView) -> Row:
 def verdict(row: Row) -> str:
     """What the paired test against the parent allows to be said."""
     if row["accuracy"] is None:
-        return "not measured yet"
+        return "no answers to score with" if row["n"] else "not measured yet"
     if row["difference"] is None:
         return "nothing to compare with"
     if row["claim"]:
@@ -173,6 +173,8 @@ def headline(rows: list[Row]) -> dict[str, Any]:
     Returns `kind` (gain, loss, open, small, waiting), `text` and the sentences that qualify it.
     """
     measured = [row for row in rows if row["accuracy"] is not None]
+    if not measured and (claim := next((row["claim"] for row in rows if row["claim"]), None)):
+        return {"kind": "small", "text": f"{claim}.", "details": []}
     base = next((row for row in measured if row["parent"] is None), None)
     if base is None or len(measured) < 2:
         text = f"{len(measured)} of {words.counted(len(rows), 'row')} measured: nothing to compare yet."
@@ -285,9 +287,7 @@ def _leak_lines(row: Row) -> list[str]:
         )
     if row["transductive"]:
         rows_seen = words.counted(row["transductive"], "row")
-        said.append(
-            f"{row['name']} learned from {rows_seen} drawn from a test set."
-        )
+        said.append(f"{row['name']} learned from {rows_seen} drawn from a test set.")
     return said
 
 

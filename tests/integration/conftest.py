@@ -1,6 +1,5 @@
-"""A store with a bucket of its own and a clean board for each test."""
+"""An empty store and an empty board for each test."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from tests.conftest import settings_of
 PERMANENT = {"epoch"}
 
 
-@pytest.fixture()
+@pytest.fixture
 def config(servers: dict[str, str], tmp_path: Path) -> Settings:
     return settings_of(
         servers,
-        s3_bucket=f"test-{uuid.uuid4().hex[:12]}",
+        s3_bucket="integration",
         cache_dir=tmp_path / "cache",
         lease_seconds=1.5,
         heartbeat_seconds=0.3,
@@ -28,14 +27,16 @@ def config(servers: dict[str, str], tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(config: Settings) -> Store:
     made = Store(config)
     made.prepare()
+    for key in list(made.keys("")):
+        made.delete(key)
     return made
 
 
-@pytest.fixture()
+@pytest.fixture
 def board(config: Settings) -> Iterator[Board]:
     """Empty before; afterwards every key must have a TTL or be on the short list."""
     made = Board(config)

@@ -95,7 +95,7 @@ class World:
         return Worker(self.config, self.store, self.board)
 
 
-@pytest.fixture()
+@pytest.fixture
 def world(config: Settings, store: Store, board: Board, tmp_path: Path) -> Callable[[int], World]:
     return lambda parts: World(config, store, board, tmp_path, parts)
 

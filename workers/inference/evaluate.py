@@ -23,17 +23,22 @@ class Scored(NamedTuple):
 def evaluate(inputs: dict[str, list[Path]], recipe: EvaluateRecipe, out: Path, ctx: Context) -> dict[str, Any]:
     """Score `predictions` on the answered rows of `data`; writes scores.json and returns what it holds.
 
+    Where no row has an answer (a public test), there is no accuracy, and the scores say so.
+
     Raises:
-        InputError: nothing to score, or an answered question has no (or no usable) prediction.
+        InputError: a question that counts has no (or no usable) prediction.
     """
     data = Rows(inputs["data"])
-    scored = answered(data)
     predictions = read_predictions(inputs["predictions"])
     settings = metrics.Settings(recipe.confidence, recipe.resamples, recipe.seed)
-    correct = outcomes(scored, predictions)
-    scores = score(scored, correct, settings) | costs(scored, predictions)
-    scores["parent"] = against_parent(scored, correct, inputs.get("parent", []), settings)
-    scores["leaked"], scores["transductive"] = leaks(scored, correct, inputs.get("seen", []))
+    if any(question.answer is not None for question in data.questions):
+        scored = answered(data)
+        correct = outcomes(scored, predictions)
+        scores = score(scored, correct, settings) | costs(scored.questions, predictions)
+        scores["parent"] = against_parent(scored, correct, inputs.get("parent", []), settings)
+        scores["leaked"], scores["transductive"] = leaks(scored, correct, inputs.get("seen", []))
+    else:
+        scores = unscored(data, predictions)
     (out / "scores.json").write_text(json.dumps(scores, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     ctx.progress(1, 1, "table", accuracy=scores["accuracy"])
     return scores
@@ -43,15 +48,13 @@ def answered(data: Rows) -> Scored:
     """The questions of `data` whose answer is known, each once.
 
     Raises:
-        InputError: none is, a question's clip is not listed, or one id stands for two questions.
+        InputError: a question's clip is not listed, or one id stands for two questions.
     """
     unique: dict[str, Question] = {}
     for question in data.questions:
         if unique.setdefault(question.id, question) != question:
             raise InputError(f"question {question.id}: two different rows share this id; import the data again")
     questions = [q for q in unique.values() if q.answer is not None]
-    if not questions:
-        raise InputError(f"none of {len(unique)} questions has an answer: evaluate on a split that has answers")
     if stray := next((q for q in questions if q.clip not in data.clips), None):
         raise InputError(f"question {stray.id}: clip {stray.clip[:12]} is not in clips.jsonl; import the data again")
     return Scored(
@@ -83,16 +86,20 @@ def outcomes(scored: Scored, predictions: dict[str, Prediction], whose: str = "t
     Raises:
         InputError: a prediction is missing, or names a choice that the question does not have.
     """
-    missing = [q.id for q in scored.questions if q.id not in predictions]
+    _all_predicted(scored.questions, predictions, whose)
+    return [int(predictions[q.id].choice == q.answer) for q in scored.questions]
+
+
+def _all_predicted(questions: list[Question], predictions: dict[str, Prediction], whose: str) -> None:
+    missing = [q.id for q in questions if q.id not in predictions]
     if missing:
         raise InputError(
             f"predictions.jsonl: {whose} has no prediction for question {missing[0]}"
-            f" ({len(missing)} of {len(scored.questions)} missing): predict on the whole test set first"
+            f" ({len(missing)} of {len(questions)} missing): predict on the whole test set first"
         )
-    for question in scored.questions:
+    for question in questions:
         if not 0 <= (choice := predictions[question.id].choice) < len(question.choices):
             raise InputError(f"predictions.jsonl: question {question.id}: no choice {choice}; predict it again")
-    return [int(predictions[q.id].choice == q.answer) for q in scored.questions]
 
 
 def score(scored: Scored, correct: list[int], settings: metrics.Settings) -> dict[str, Any]:
@@ -115,9 +122,27 @@ def score(scored: Scored, correct: list[int], settings: metrics.Settings) -> dic
     }
 
 
-def costs(scored: Scored, predictions: dict[str, Prediction]) -> dict[str, float]:
+def unscored(data: Rows, predictions: dict[str, Prediction]) -> dict[str, Any]:
+    """What can be said of predictions on questions whose answers nobody knows here: their number and their cost."""
+    unique = {question.id: question for question in data.questions}
+    questions = list(unique.values())
+    _all_predicted(questions, predictions, "the model")
+    n = len(questions)
+    return {
+        "n": n,
+        "recordings": len({data.clips[q.clip].recording for q in questions}),
+        "unanswered": n,
+        "accuracy": None,
+        "claim": f"n = {n} questions without known answers: nothing can be claimed",
+        "by_category": {},
+        "by_language": {},
+        "parent": None,
+    } | costs(questions, predictions)
+
+
+def costs(questions: list[Question], predictions: dict[str, Prediction]) -> dict[str, float]:
     """Mean seconds and prompt tokens of a question."""
-    asked, n = [predictions[q.id] for q in scored.questions], len(scored.questions)
+    asked, n = [predictions[q.id] for q in questions], len(questions)
     return {
         "seconds_per_question": sum(p.seconds for p in asked) / n,
         "prompt_tokens": sum(p.prompt_tokens for p in asked) / n,

@@ -99,9 +99,17 @@ def test_a_choice_that_the_question_lacks_is_refused(tmp_path: Path) -> None:
         run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 4})], data=[data])
 
 
-def test_a_test_set_without_answers_is_refused(tmp_path: Path) -> None:
-    data = the_rows(tmp_path / "data", ["r1"], [None])
-    with pytest.raises(InputError, match="none of 1 questions has an answer"):
+def test_a_test_set_without_answers_has_a_number_and_no_accuracy(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r1"], [None, None])
+    scores = run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 0, "q1": 1})], data=[data])
+    assert scores["accuracy"] is None
+    assert scores["n"] == scores["unanswered"] == 2
+    assert "nothing can be claimed" in scores["claim"]
+
+
+def test_an_open_question_without_a_prediction_is_refused(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r1"], [None, None])
+    with pytest.raises(InputError, match="no prediction for question q1"):
         run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 0})], data=[data])
 
 
