@@ -51,7 +51,9 @@ def test_an_adapter_is_merged_into_weights_that_answer_alike(base: Path, tmp_pat
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    assert {"visual", "language_model"} <= {part for name in get_peft_model_state_dict(adapted) for part in name.split(".")}
+    assert {"visual", "language_model"} <= {
+        part for name in get_peft_model_state_dict(adapted) for part in name.split(".")
+    }
     whole = model.merged(base, LORA, adapted, adapted.state_dict()).eval()
     inputs = Encoder(base).encode(question(), clip(), "short")
     with torch.no_grad():
