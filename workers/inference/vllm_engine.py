@@ -26,6 +26,7 @@ from vllm.platforms import current_platform
 
 #: compressed-tensors formats for which vLLM has a CPU kernel.
 CPU_FORMATS = ("pack-quantized", "int-quantized")
+GPU_MEMORY = 0.9  #: share of a GPU's memory for all engines together
 CPU_FULL_PROMPTS = 8  #: prompts of full length for which the KV cache of a CPU engine has room
 
 
@@ -114,6 +115,7 @@ def options(checkpoint: Checkpoint, longest: int) -> dict[str, Any]:
         "mm_processor_kwargs": VIDEO_KWARGS,
         "tensor_parallel_size": settings().engine_gpus,
         "kv_cache_memory_bytes": settings().engine_kv_cache_bytes or None,
+        "gpu_memory_utilization": GPU_MEMORY / settings().engines,
         "seed": 0,
     }
     if settings().engine_kv_offload_bytes:
