@@ -48,7 +48,9 @@ def plan(folders: Sequence[Path]) -> Plan:
         parts.append(Part(len(own), len(own) - len(left_out), dict(Counter(left_out))))
     for question in questions.values():
         if question.clip not in rows.clips or not rows.clip_path(question.clip).is_file():
-            raise InputError(f"question {question.id}: its clip {question.clip[:12]} is not in the data; import it again")
+            raise InputError(
+                f"question {question.id}: its clip {question.clip[:12]} is not in the data; import it again"
+            )
     if not questions:
         raise InputError("no row has an answer to train on: label the data, or add a labelled dataset to `data`")
     return Plan(rows, tuple(questions.values()), tuple(parts))
@@ -72,7 +74,7 @@ def steps(rows: int, epochs: float, global_batch: int) -> int:
 def order(seed: int, epoch: int, rows: int) -> list[int]:
     """The rows' order in one epoch: a fresh permutation, the same in every process."""
     shuffled = list(range(rows))
-    random.Random(f"order/{seed}/{epoch}").shuffle(shuffled)  # noqa: S311 - reproducible, not secret
+    random.Random(f"order/{seed}/{epoch}").shuffle(shuffled)
     return shuffled
 
 
@@ -80,6 +82,6 @@ def permuted(question: Question, seed: int, epoch: int) -> Question:
     """The question with its choices in this epoch's order, the answer followed."""
     token = hashlib.sha256(f"choices/{seed}/{epoch}/{question.id}".encode()).hexdigest()
     places = list(range(len(question.choices)))
-    random.Random(token).shuffle(places)  # noqa: S311
+    random.Random(token).shuffle(places)
     answer = None if question.answer is None else places.index(question.answer)
     return question.model_copy(update={"choices": tuple(question.choices[i] for i in places), "answer": answer})

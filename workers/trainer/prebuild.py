@@ -58,7 +58,7 @@ def environment(root: Path) -> dict[str, str]:
 
 
 def _compile(env: dict[str, str]) -> None:
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", _COMPILE], env={**os.environ, **env}, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:

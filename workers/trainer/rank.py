@@ -14,9 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import unset_hf_deepspeed_config
 from transformers.trainer_utils import set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from shared.errors import RoadQAError
 from shared.vlm.encode import Encoder
@@ -133,6 +134,7 @@ def run(request: RankRequest, channel: Channel) -> None:
     cuda = torch.cuda.is_available()
     recipe = request.recipe
     set_seed(recipe.seed)
+    disable_progress_bar()
     args = arguments(request, cuda)
     loaded = model.prepare(model.load(request.model, model.DTYPES[recipe.precision]), recipe, cuda)
     encoder = Encoder(request.model)
@@ -146,6 +148,7 @@ def run(request: RankRequest, channel: Channel) -> None:
         data_collator=partial(collate, pad_id=encoder.tokenizer.pad_token_id),
         callbacks=[reins],
     )
+    trainer.remove_callback(PrinterCallback)  # `Reins` reports
     trainer.train(resume_from_checkpoint=str(request.resume) if request.resume else None)
     if not reins.stopped:
         _save_result(trainer, request)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -29,7 +28,7 @@ class Ranks:
         path.write_text(request.model_dump_json(), encoding="utf-8")
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         self._work = request.work
-        self._process = subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
+        self._process = subprocess.Popen(
             [*launcher, "-m", "workers.trainer.rank", str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -94,5 +93,3 @@ def _raised(event: Event) -> RoadQAError:
     if isinstance(kind, type) and issubclass(kind, RoadQAError):
         return kind(event["message"])
     return RoadQAError(f"a training process failed: {event['type']}: {event['message']}")
-
-

@@ -27,7 +27,7 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 def config(recipe: TrainRecipe, cuda: bool) -> dict[str, Any]:
-    """ZeRO under transformers' Trainer: "auto" is filled in from its arguments, the optimiser and schedule are its own."""
+    """ZeRO under transformers' Trainer, which fills in what is "auto" and brings optimiser and schedule."""
     return {
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",

@@ -65,6 +65,19 @@ def test_an_adapter_is_merged_into_weights_that_answer_alike(base: Path, tmp_pat
     assert files.same_tensors(base, tmp_path) == 64
 
 
+def test_patches_embedded_by_matmul_are_the_convolutions(base: Path) -> None:
+    loaded = model.load(base, torch.float32)
+    pixels = Encoder(base).encode(question(), clip(), "short")["pixel_values_videos"]
+    embed = loaded.model.visual.patch_embed
+    convolved = embed(pixels)
+    (wanted,) = torch.autograd.grad(convolved.square().sum(), [embed.proj.weight])
+    model.patches_by_matmul(loaded)
+    multiplied = embed(pixels)
+    (got,) = torch.autograd.grad(multiplied.square().sum(), [embed.proj.weight])
+    assert torch.allclose(convolved, multiplied, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(wanted, got, rtol=1e-3, atol=1e-3)
+
+
 def test_a_frozen_vision_tower_does_not_move(base: Path) -> None:
     recipe = RECIPE.model_copy(update={"train_vision": False})
     prepared = model.prepare(model.load(base, torch.float32), recipe, cuda=False)
