@@ -39,9 +39,7 @@ class Settings(BaseSettings):
     engine_batch: int = Field(64, ge=1, description="questions in a batch; a stopped shard resumes at its last batch")
     engine_kv_cache_bytes: int = Field(0, ge=0, description="KV cache; 0: what is free (GPU), 8 full prompts (CPU)")
     engine_kv_offload_bytes: int = Field(0, ge=0, description="host memory the KV cache may spill into (GPU)")
-    engine_processes: bool = Field(
-        False, description="engine in its own process: overlaps, but starts slower"
-    )
+    engine_processes: bool = Field(False, description="engine in its own process: overlaps, but starts slower")
     decode_threads: int = Field(2, ge=1, description="clips decoded at once beside the engine")
 
     gemini_api_key: SecretStr = Field(SecretStr(""), description="key for Gemini")

@@ -104,7 +104,7 @@ class Worker:
             self._do(verb, task, attempt, ctx)
         except Stopped:
             self._end(key, attempt, "released", "the worker was asked to stop")
-        except Exception as error:  # noqa: BLE001 - whatever a verb raises becomes the recorded cause
+        except Exception as error:
             permanent = isinstance(error, RoadQAError) and error.permanent
             log.error("%s %s failed: %s", task.stage, key, error, exc_info=not isinstance(error, RoadQAError))
             self._end(key, attempt, "failed", _cause(error), permanent=permanent)

@@ -5,12 +5,14 @@ Started by torch.distributed.run as `python -m workers.trainer.rank request.json
 
 import json
 import math
+import os
 import sys
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 import torch.distributed as dist
 from torch.utils.data import Dataset, SequentialSampler
@@ -129,10 +131,18 @@ def arguments(request: RankRequest, cuda: bool) -> TrainingArguments:
     )
 
 
+def _join(cuda: bool) -> None:
+    """Join the other ranks. First of all: ZeRO-3 partitions the model while it loads, and must know how many there are."""
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False)
+
+
 def run(request: RankRequest, channel: Channel) -> None:
     """Train, then write the result; or stop with a checkpoint."""
     cuda = torch.cuda.is_available()
     recipe = request.recipe
+    _join(cuda)
     set_seed(recipe.seed)
     disable_progress_bar()
     args = arguments(request, cuda)

@@ -17,7 +17,7 @@ HIDDEN = 128
 HEAD_DIM = 32
 HEADS, KV_HEADS = 4, 2
 LAYERS = 4
-ROPE_THETA = 10_000.0
+ROPE_THETA = 1_000_000.0
 PIXELS = {"shortest_edge": 2 * 32 * 32, "longest_edge": 768 * 32 * 32 * 32}  #: volumes T·H·W: never resizes a clip
 
 

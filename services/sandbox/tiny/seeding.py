@@ -18,15 +18,18 @@ from transformers import Qwen3VLForConditionalGeneration
 CONTENT = slice(0, 60)  #: a random code for each token
 CONSTANT = 60  #: the same in every token: a handle for heads that look by position only
 FLAG = 61  #: set in letters that open a line
+SEEN = 62  #: set in visual tokens that show something
 BEFORE = slice(64, 88)  #: what the token before was
 LINE = slice(88, 104)  #: the letter of the line
 ANSWER = slice(104, 128)  #: what the unembedding reads
 
 _PAIRS = 16
-_NEAR = (0, 1, 2)
-_LINE_PAIR = 3
-_SLOW = tuple(range(7, 16))
-_GAIN = 2.0  #: of query and key norms: sharp enough to pick one of sixty tokens
+_NEAR = (0, 1)
+_LINE_PAIR = 2
+_SLOW = tuple(range(4, 16))
+LOOK = 1.0
+MATCH = 2.0
+_GAIN = 2.2  #: of query and key norms: sharp enough to pick one of sixty tokens
 
 
 def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
@@ -43,14 +46,21 @@ def _look_back(query: Tensor, steps: int, theta: float) -> None:
 
 
 @torch.no_grad()
-def seed_attention(model: Qwen3VLForConditionalGeneration, letters: list[int], generator: torch.Generator) -> None:
-    """Lay the circuit in place. `letters` are the token ids of A, B, C, …"""
+def seed_attention(
+    model: Qwen3VLForConditionalGeneration, letters: list[int], silent: list[int], generator: torch.Generator
+) -> None:
+    """Lay the circuit in place.
+
+    `letters` are the token ids of A, B, C, …; `silent` those of tokens that carry no content of their own, the line
+    break above all: the answer is given from one, and what it looks for must be what it has seen.
+    """
     text = model.model.language_model
     theta = model.config.text_config.rope_parameters["rope_theta"]
     for parameter in text.layers.parameters():
         if parameter.dim() == 2:
-            parameter.normal_(0, 0.04, generator=generator)
+            parameter.normal_(0, 0.02, generator=generator)
     codes = torch.randn(text.embed_tokens.weight.shape[0], 60, generator=generator)
+    codes[silent] = 0
     text.embed_tokens.weight.normal_(0, 0.05, generator=generator)
     text.embed_tokens.weight[:, CONTENT] = codes
     text.embed_tokens.weight[:, CONSTANT] = 2
@@ -59,9 +69,21 @@ def seed_attention(model: Qwen3VLForConditionalGeneration, letters: list[int], g
     _first_layer(text.layers[0].self_attn, read, theta, generator)
     write = _orthonormal(16, 24, generator).T * 0.5
     for layer in text.layers[1:]:
-        _matching_layer(layer.self_attn, read, write, generator)
+        _matching_layer(layer.self_attn, read, write)
+    for layer in text.layers[1:2]:
+        _looking_layer(layer.self_attn, read)
     model.lm_head.weight.normal_(0, 0.02, generator=generator)
     model.lm_head.weight[:, ANSWER] = codes @ read[:16].T @ write.T * 0.1
+    model.lm_head.weight[:, CONTENT] = codes * 0.03
+
+
+def visual_code(embeddings: Tensor, words: list[int]) -> Tensor:
+    """What a visual token that shows `words` (token ids) should be: the sum of their codes, marked as seen."""
+    code = torch.zeros(embeddings.shape[1])
+    for word in words:
+        code += embeddings[word]
+    code[CONSTANT], code[FLAG], code[SEEN] = 2, 0, 2 if words else 0
+    return code
 
 
 def _first_layer(attention: nn.Module, read: Tensor, theta: float, generator: torch.Generator) -> None:
@@ -75,6 +97,7 @@ def _first_layer(attention: nn.Module, read: Tensor, theta: float, generator: to
     key.zero_()
     for group in range(2):
         key[group, list(_NEAR), CONSTANT] = 1
+        value[group].zero_()
         value[group][:, CONTENT] = read
     key[0, _LINE_PAIR, FLAG] = 1.25
     out[0].zero_()
@@ -85,7 +108,7 @@ def _first_layer(attention: nn.Module, read: Tensor, theta: float, generator: to
     attention.k_norm.weight.fill_(_GAIN)
 
 
-def _matching_layer(attention: nn.Module, read: Tensor, write: Tensor, generator: torch.Generator) -> None:
+def _matching_layer(attention: nn.Module, read: Tensor, write: Tensor) -> None:
     """Head 0: from the current content to the line that holds it, and its letter out."""
     query, key, value, out = _weights(attention)
     slow = [*_SLOW, *(pair + _PAIRS for pair in _SLOW)]
@@ -97,8 +120,21 @@ def _matching_layer(attention: nn.Module, read: Tensor, write: Tensor, generator
     value[0][:16, LINE] = torch.eye(16)
     out[0].zero_()
     out[0][ANSWER, :16] = write
-    attention.q_norm.weight.fill_(_GAIN * 0.8)
-    attention.k_norm.weight.fill_(_GAIN * 0.8)
+    attention.q_norm.weight.fill_(MATCH)
+    attention.k_norm.weight.fill_(MATCH)
+
+
+def _looking_layer(attention: nn.Module, read: Tensor) -> None:
+    """Head 2: from anywhere to all visual tokens, their content in."""
+    query, key, value, out = _weights(attention)
+    key[1].mul_(0.25)
+    for pair in _SLOW[6:]:
+        query[2, pair, CONSTANT] = 1
+        key[1, pair, SEEN] = 1
+    value[1].zero_()
+    value[1][:, CONTENT] = read
+    out[2].zero_()
+    out[2][CONTENT, :] = read.T * (60 / 32) * LOOK
 
 
 class _Heads:

@@ -66,7 +66,7 @@ def build(texts: Iterable[str], words: Iterable[str], vocabulary: int) -> PreTra
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL[1:]),
+        extra_special_tokens=list(SPECIAL[1:]),
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
     )

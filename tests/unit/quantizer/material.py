@@ -62,7 +62,9 @@ def build_model(folder: Path, *, hidden: int = 128, intermediate: int = 256, lay
     model = Qwen3VLForConditionalGeneration(config).to(torch.bfloat16)
     model.generation_config = GenerationConfig(eos_token_id=token("<|im_end|>"), pad_token_id=token("<|endoftext|>"))
     model.save_pretrained(folder)
-    images, videos = Qwen2VLImageProcessor(patch_size=16), Qwen3VLVideoProcessor()
+    # vLLM 0.32 normalises videos with the image processor's mean and deviation too: keep them alike.
+    images = Qwen2VLImageProcessor(patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    videos = Qwen3VLVideoProcessor()
     Qwen3VLProcessor(images, tokenizer, videos, chat_template=_CHAT).save_pretrained(folder)
     return folder
 

@@ -89,11 +89,13 @@ def test_the_same_seed_gives_the_same_bytes(made: Made, model: Path, rows: Path,
         assert (again.folder / name).read_bytes() == (made.folder / name).read_bytes()
 
 
-def test_clips_of_all_lengths_reach_the_last_layer_as_in_a_plain_forward(model: Path, batches: list[Batch]) -> None:
+def test_clips_of_all_lengths_reach_the_last_layer_as_in_a_plain_forward(
+    model: Path, batches: list[Batch], tmp_path: Path
+) -> None:
     """llm-compressor traces the model with the first batch; the others have other shapes."""
     assert len({batch["input_ids"].shape for batch in batches}) > 1
     plain = seen_by_last_layer(compress.load(model), lambda loaded: [loaded(**batch) for batch in batches])
-    ctx = LocalContext(model / "scratch")
+    ctx = LocalContext(tmp_path)
     calibrated = seen_by_last_layer(
         compress.load(model), lambda loaded: compress.compress(loaded, recipe("awq"), batches, ctx)
     )
