@@ -42,7 +42,7 @@ class Child:
 
     def __init__(self, module: str) -> None:
         self._module = module
-        self._process = subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
+        self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
