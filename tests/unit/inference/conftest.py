@@ -1,6 +1,7 @@
 """Two tiny checkpoints that differ in their weights only, and a rows artifact of drawn clips."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -12,6 +13,7 @@ from shared.contracts import PredictRecipe
 from shared.schema import Clip, Question, write_rows
 from tests.unit.vlm.examples import question
 from tests.unit.vlm.tiny import write_model
+from workers.inference.engines import POOL
 
 VIDEO = VideoBudget(fps=2, tokens_per_patch=6, max_frames=8)
 
@@ -24,6 +26,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _engines_closed_at_the_end() -> Iterator[None]:
+    yield
+    POOL.close()
 
 
 def recipe(engine: str = "vllm") -> PredictRecipe:

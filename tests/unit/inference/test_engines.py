@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +34,6 @@ def distance(first: list[Answer], second: list[Answer]) -> float:
     return max(
         float(np.abs(np.subtract(one.logprobs, two.logprobs)).max()) for one, two in zip(first, second, strict=True)
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _engines_closed_at_the_end() -> Iterator[None]:
-    yield
-    POOL.close()
 
 
 def test_vllm_and_transformers_agree(base: Path) -> None:

@@ -12,7 +12,6 @@ from shared.errors import InputError, MediaError, Stopped
 from shared.schema import Prediction, Rows, read_jsonl, write_jsonl
 from tests.unit.inference.conftest import VIDEO, recipe
 from workers.inference import predict as verb
-from workers.inference.engines import POOL
 from workers.inference.predict import cut, predict
 
 
@@ -40,7 +39,6 @@ def run(model: Path, rows: Path, out: Path, ctx: LocalContext, engine: str = "tr
 @pytest.mark.parametrize("engine", ["vllm", "transformers"])
 def test_every_question_is_answered_in_order(base: Path, rows: Path, tmp_path: Path, engine: str) -> None:
     found = run(base, rows, tmp_path / "out", LocalContext(tmp_path / "scratch"), engine)
-    POOL.close()
     for prediction, question in zip(found, Rows([rows]).questions, strict=True):
         assert prediction.question == question.id
         assert len(prediction.logprobs) == len(question.choices)
