@@ -132,7 +132,7 @@ def arguments(request: RankRequest, cuda: bool) -> TrainingArguments:
 
 
 def _join(cuda: bool) -> None:
-    """Join the other ranks. First of all: ZeRO-3 partitions the model while it loads, and must know how many there are."""
+    """Join the other ranks. Before all else: ZeRO-3 partitions the model while it loads, among them."""
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False)
