@@ -6,7 +6,7 @@ what stood before it and the letter of its line, and later layers have one head 
 line that holds the current content and copies its letter out. Everything trains from there.
 
 RoPE turns pairs of dimensions (i, i + 16) by angles position · θ^(-i/16): the first pairs tell
-neighbours apart, the fourth tells a line from the next, the last hardly turn and carry content.
+neighbours apart, the third tells a line from the next, the last hardly turn and carry content.
 """
 
 import math
@@ -27,9 +27,8 @@ _PAIRS = 16
 _NEAR = (0, 1)
 _LINE_PAIR = 2
 _SLOW = tuple(range(4, 16))
-LOOK = 1.0
-MATCH = 2.0
-_GAIN = 2.2  #: of query and key norms: sharp enough to pick one of sixty tokens
+_GAIN = 2.2  #: of query and key norms in layer 0: sharp enough to pick one of sixty tokens
+_MATCHING_GAIN = 2.0  #: the same in later layers
 
 
 def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
@@ -120,8 +119,8 @@ def _matching_layer(attention: nn.Module, read: Tensor, write: Tensor) -> None:
     value[0][:16, LINE] = torch.eye(16)
     out[0].zero_()
     out[0][ANSWER, :16] = write
-    attention.q_norm.weight.fill_(MATCH)
-    attention.k_norm.weight.fill_(MATCH)
+    attention.q_norm.weight.fill_(_MATCHING_GAIN)
+    attention.k_norm.weight.fill_(_MATCHING_GAIN)
 
 
 def _looking_layer(attention: nn.Module, read: Tensor) -> None:
@@ -134,7 +133,7 @@ def _looking_layer(attention: nn.Module, read: Tensor) -> None:
     value[1].zero_()
     value[1][:, CONTENT] = read
     out[2].zero_()
-    out[2][CONTENT, :] = read.T * (60 / 32) * LOOK
+    out[2][CONTENT, :] = read.T * (60 / 32)
 
 
 class _Heads:

@@ -19,7 +19,8 @@ LETTERS = "ABCDEFGH"
 
 #: Qwen's own split, but that a number is one piece: a word or number takes its leading space.
 _SPLIT = Regex(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 #: Qwen3-VL's turn format: a system turn only where one is given, the clip before the words that ask about it.
@@ -64,8 +65,8 @@ def build(texts: Iterable[str], words: Iterable[str], vocabulary: int) -> PreTra
     tokenizer.train_from_iterator([*texts, *(f" {word}" for word in wanted for _ in range(200))], trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",  # noqa: S106
+        pad_token="<|endoftext|>",  # noqa: S106
         extra_special_tokens=list(SPECIAL[1:]),
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
