@@ -114,6 +114,9 @@ def merged(base: Path, recipe: TrainRecipe, trained: PeftModel, state: dict[str,
 
 def save(model: PreTrainedModel, state: dict[str, torch.Tensor], dtype: torch.dtype, out: Path) -> None:
     """Write weights and config as `dtype`, the base's own type, whatever they were trained in."""
-    model.config.use_cache = True
-    model.config.dtype = dtype
     model.save_pretrained(out, state_dict={name: tensor.to("cpu", dtype) for name, tensor in state.items()})
+    config = model.config
+    config.use_cache = True
+    for part in (config, config.text_config, config.vision_config):
+        part.dtype = dtype  # save_pretrained writes the type the model was trained in
+    config.save_pretrained(out)
