@@ -1,15 +1,16 @@
 """What the tiny model is pre-trained on: one to three sprites on a plain ground, and what each cell of it shows.
 
 The sprites are the sandbox's (`services/sandbox/draw.py`), but nothing else of a scene is here: no road, no
-skyline, no texture, no video codec; things stand anywhere, and move evenly. Questions that need a count,
-an order of two things, or a judgement (`KINDS` lacks them) are never asked.
+skyline, no texture, no video codec; things stand anywhere, before stray rectangles. What a sign commands
+is seen but never asked, and neither are questions that need a count, an order of two things, or a
+judgement: `KINDS` lacks them.
 """
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from services.sandbox import draw, words
 
@@ -25,7 +26,6 @@ KINDS: Final[dict[str, float]] = {
     "light_start": 1.0,
     "light_end": 1.0,
     "speed": 1.0,
-    "sign": 1.0,
     "car_colour": 1.0,
     "car_way": 1.0,
     "person_way": 0.7,
@@ -59,7 +59,9 @@ class Primitive(NamedTuple):
     """A clip of things. `cells[p][c]` are the words for what cell c (row by row) shows in temporal patch p."""
 
     seconds: float
-    ground: tuple[int, int, int]
+    ground: list[
+        tuple[tuple[int, int, int, int], tuple[int, int, int]]
+    ]  #: boxes and their colours, the first all of it
     things: list[Thing]
     cells: list[list[tuple[str, ...]]]
     facts: dict[str, str]
@@ -75,8 +77,12 @@ class Primitive(NamedTuple):
     def _drawn(self, rng: np.random.Generator, indices: range) -> np.ndarray:
         frames = np.empty((len(indices), draw.HEIGHT // REDUCE, draw.WIDTH // REDUCE, 3), np.uint8)
         noise = rng.normal(0, rng.uniform(0, 5), frames.shape[1:])
+        ground = Image.new("RGB", (draw.WIDTH, draw.HEIGHT))
+        pen = ImageDraw.Draw(ground)
+        for box, colour in self.ground:
+            pen.rectangle(box, fill=colour)
         for place, index in enumerate(indices):
-            canvas = Image.new("RGB", (draw.WIDTH, draw.HEIGHT), self.ground)
+            canvas = ground.copy()
             for thing in self.things:
                 draw.paste(canvas, *thing.spots[index])
             frames[place] = (np.asarray(canvas.reduce(REDUCE), np.float32) + noise).clip(0, 255)
@@ -84,21 +90,39 @@ class Primitive(NamedTuple):
 
 
 def primitive(rng: np.random.Generator) -> Primitive:
-    """One to three things drawn by lot, each of another sort."""
-    count = int(rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25)))
-    makers = [_MAKERS[int(i)] for i in rng.permutation(len(_MAKERS))[:count]]
-    columns = rng.permutation(COLUMNS)
-    things = [make(rng, int(column)) for make, column in zip(makers, columns, strict=False)]
-    things = [things[int(i)] for i in rng.permutation(len(things))]
-    ground = rng.integers(40, 236, 3) if rng.random() < 0.5 else np.full(3, rng.integers(50, 210))
-    facts = {kind: key for thing in things for kind, key in thing.facts.items()}
+    """One to three things drawn by lot, each of another sort; something can be asked of at least one."""
+    facts: dict[str, str] = {}
+    while not any(kind in KINDS for kind in facts):
+        count = int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3)))
+        makers = [_MAKERS[int(i)] for i in rng.permutation(len(_MAKERS))[:count]]
+        columns = rng.permutation(COLUMNS)
+        things = [make(rng, int(column)) for make, column in zip(makers, columns, strict=False)]
+        facts = {kind: key for thing in things for kind, key in thing.facts.items()}
     return Primitive(
         seconds=round(float(rng.uniform(3.8, 8.0)), 1),
-        ground=tuple(int(value) for value in ground),  # type: ignore[arg-type]
+        ground=_ground(rng),
         things=things,
         cells=_cells(things),
         facts=facts,
     )
+
+
+def _ground(rng: np.random.Generator) -> list[tuple[tuple[int, int, int, int], tuple[int, int, int]]]:
+    """One colour, often another below a line, and up to four stray rectangles, grey or pale."""
+
+    def colour(vivid: bool) -> tuple[int, int, int]:
+        grey = int(rng.integers(40, 236))
+        red, green, blue = (int(np.clip(grey + rng.integers(-40, 41) * vivid, 0, 255)) for _ in range(3))
+        return red, green, blue
+
+    boxes = [((0, 0, draw.WIDTH, draw.HEIGHT), colour(True))]
+    if rng.random() < 0.6:
+        boxes.append(((0, int(rng.integers(70, 170)), draw.WIDTH, draw.HEIGHT), colour(True)))
+    for _ in range(int(rng.integers(0, 5))):
+        x, y = int(rng.integers(-20, draw.WIDTH)), int(rng.integers(-20, draw.HEIGHT))
+        wide, high = int(rng.integers(4, 90)), int(rng.integers(4, 60))
+        boxes.append(((x, y, x + wide, y + high), colour(bool(rng.random() < 0.3))))
+    return boxes
 
 
 def _cells(things: list[Thing]) -> list[list[tuple[str, ...]]]:
@@ -152,26 +176,28 @@ def _sign(rng: np.random.Generator, column: int) -> Thing:
 
 
 def _car(rng: np.random.Generator, column: int) -> Thing:
-    """A car from behind, from the side or from above, that moves evenly, or stands."""
+    """A car from behind or the side, or from above, that stands, or moves from some frame on."""
     colour, move = str(rng.choice(words.VEHICLE_COLOURS)), str(rng.choice(words.MOVES))
     x, y = _place(rng, column)
-    size = int(rng.integers(4, 8)) * 16
-    speed = float(rng.uniform(14, 46))  # drawn pixels a frame
+    x += float(rng.uniform(-30, 30))
+    size, above = int(rng.integers(4, 8)) * 16, rng.random() < 0.5
+    speed = float(rng.uniform(20, 90))  # drawn pixels a frame
     dx, dy = {"left": (-speed, 0.0), "right": (speed, 0.0), "straight": (0.0, -speed / 2), "stops": (0.0, 0.0)}[move]
-    middle = float(rng.uniform(2, 5))
-    above = rng.random() < 0.5
+    first = int(rng.integers(0, 6)) if move != "stops" else FRAMES
+    waits = rng.random() < 0.5
     spots = []
     for index in range(FRAMES):
-        gone = index - middle
+        goes = index >= first or (move != "stops" and not waits)
+        gone = index - first if goes else 0
         if above:
-            sprite = draw.car_above(colour, {"left": 180, "right": 0}.get(move, 90), min(size, 80))
-        elif move in ("left", "right"):
+            sprite = draw.car_above(colour, {"left": 180, "right": 0}.get(move, 90) if goes else 90, min(size, 80))
+        elif goes and move in ("left", "right"):
             sprite = draw.car_side(colour, size, move)
         else:
-            shrunk = size - (4 * index if move == "straight" else 0)
-            sprite = draw.car_rear(colour, max(24, shrunk), braking=move == "stops")
+            sprite = draw.car_rear(colour, max(24, size - 8 * max(0, gone)), braking=not goes)
         spots.append(Spot(sprite, x + dx * gone, y + dy * gone))
-    return Thing(spots, [("car", colour, move)] * PATCHES, {"car_colour": colour, "car_way": move})
+    said = [("car", colour, move if not waits or 2 * patch + 1 >= first else "stops") for patch in range(PATCHES)]
+    return Thing(spots, said, {"car_colour": colour, "car_way": move})
 
 
 def _person(rng: np.random.Generator, column: int) -> Thing:
