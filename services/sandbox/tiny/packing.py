@@ -120,15 +120,16 @@ class Packer:
 
     def _prefix_positions(self, ids: list[int]) -> tuple[list[int], list[int], list[int], int]:
         """M-RoPE positions: each temporal patch takes as many steps as the longer side of its 2×3 cells."""
-        time, row, column = [], [], []
+        steps: list[tuple[int, int, int]] = []
         place, seen = 0, 0
         for token in ids:
             if token != self.video:
-                time.append(place), row.append(place), column.append(place)
+                steps.append((place, place, place))
                 place += 1
                 continue
             cell = seen % TOKENS
-            time.append(place), row.append(place + cell // 3), column.append(place + cell % 3)
+            steps.append((place, place + cell // 3, place + cell % 3))
             seen += 1
             place += 3 if seen % TOKENS == 0 else 0
+        time, row, column = (list(axis) for axis in zip(*steps, strict=True))
         return time, row, column, place

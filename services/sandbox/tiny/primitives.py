@@ -196,7 +196,9 @@ def _car(rng: np.random.Generator, column: int) -> Thing:
         else:
             sprite = draw.car_rear(colour, max(24, size - 8 * max(0, gone)), braking=not goes)
         spots.append(Spot(sprite, x + dx * gone, y + dy * gone))
-    said = [("car", colour, move if not waits or 2 * patch + 1 >= first else "stops") for patch in range(PATCHES)]
+    said: list[tuple[str, ...]] = [
+        ("car", colour, move if not waits or 2 * patch + 1 >= first else "stops") for patch in range(PATCHES)
+    ]
     return Thing(spots, said, {"car_colour": colour, "car_way": move})
 
 
