@@ -206,9 +206,9 @@ def _names(paths: Iterable[Path]) -> str:
 
 def resolve_model(store: Store, name: str, source: str, progress: Progress) -> str:
     """The artifact of a pipeline file's model entry: a pulled name, or an artifact's id."""
-    found = store.named("models", source)
-    if found is None and source == SANDBOX_MODEL:
+    if source == SANDBOX_MODEL:  # it comes with this version of the project, whatever is in the store
         return pull_model(store, source, None, progress)[1]
+    found = store.named("models", source)
     if found is None and len(source) == 64 and store.exists(f"artifacts/{source}"):
         return source
     if found is None:
