@@ -38,7 +38,9 @@ PORTS = {
     "FILER_GRPC": 18888,
 }
 _START_SECONDS = 90
-_STOP_SECONDS = 90
+_STOP_SECONDS = 120
+_GRACE_SECONDS = 20  # for a verb to put its work down
+_KILL_SECONDS = 35  # until supervisord kills what has not ended
 
 
 def procfile() -> dict[str, str]:
@@ -91,6 +93,7 @@ def configure(state: Path, only: Collection[str]) -> dict[str, str]:
         "ROADQA_GEMINI_BASE_URL": f"http://127.0.0.1:{ports['TEACHER']}",
         "ROADQA_GEMINI_API_KEY": "sandbox",
         "ROADQA_CACHE_DIR": str(state / "cache" / "cli"),
+        "ROADQA_GRACE_SECONDS": str(_GRACE_SECONDS),
     }
     _private(env_file, "".join(f"{key}={value}\n" for key, value in env.items()))
     _private(state / "redis.conf", _redis_conf(state, ports["REDIS"], redis_password))
@@ -126,7 +129,7 @@ directory={ROOT}
 autostart={str(name in only).lower()}
 autorestart=true
 startretries=10
-stopwaitsecs={_STOP_SECONDS - 10}
+stopwaitsecs={_KILL_SECONDS}
 killasgroup=true
 redirect_stderr=true
 stdout_logfile={state / "logs" / name}.log
@@ -188,9 +191,7 @@ def up(state: Path, only: Collection[str] | None = None) -> dict[str, str]:
         return {k: v for k, v in dotenv_values(state / "env").items() if v}
     env = configure(state, procfile() if only is None else only)
     supervisord = Path(sys.executable).parent / "supervisord"
-    subprocess.run(
-        [supervisord, "-c", state / "supervisord.conf"], check=True, env={**os.environ, **env}, cwd=ROOT
-    )
+    subprocess.run([supervisord, "-c", state / "supervisord.conf"], check=True, env={**os.environ, **env}, cwd=ROOT)
     config = Settings.model_validate({k.removeprefix("ROADQA_").lower(): v for k, v in env.items()})
     board = redis.Redis.from_url(config.redis_url.get_secret_value())
     _await("redis", board.ping, _START_SECONDS, state / "logs" / "redis.log")

@@ -1,16 +1,15 @@
 """What the tiny model is pre-trained on: one to three sprites on a plain ground, and what each cell of it shows.
 
 The sprites are the sandbox's (`services/sandbox/draw.py`), but nothing else of a scene is here: no road, no
-skyline, no texture, no video codec; things stand anywhere, before stray rectangles. What a sign commands
-is seen but never asked, and neither are questions that need a count, an order of two things, or a
-judgement: `KINDS` lacks them.
+skyline, no texture, no video codec, and things stand anywhere. Questions that need a count, an order of
+two things, or a judgement are never asked: `KINDS` lacks them.
 """
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from services.sandbox import draw, words
 
@@ -23,9 +22,10 @@ REDUCE: Final = 4  #: drawn pixels to a pixel the model sees
 
 #: Kinds of question asked in pre-training, with how often; the other kinds are left for fine-tuning.
 KINDS: Final[dict[str, float]] = {
-    "light_start": 1.0,
-    "light_end": 1.0,
-    "speed": 1.0,
+    "light_start": 1.6,
+    "light_end": 1.6,
+    "speed": 0.7,
+    "sign": 0.7,
     "car_colour": 1.0,
     "car_way": 1.0,
     "person_way": 0.7,
@@ -59,9 +59,7 @@ class Primitive(NamedTuple):
     """A clip of things. `cells[p][c]` are the words for what cell c (row by row) shows in temporal patch p."""
 
     seconds: float
-    ground: list[
-        tuple[tuple[int, int, int, int], tuple[int, int, int]]
-    ]  #: boxes and their colours, the first all of it
+    ground: tuple[int, int, int]
     things: list[Thing]
     cells: list[list[tuple[str, ...]]]
     facts: dict[str, str]
@@ -77,12 +75,8 @@ class Primitive(NamedTuple):
     def _drawn(self, rng: np.random.Generator, indices: range) -> np.ndarray:
         frames = np.empty((len(indices), draw.HEIGHT // REDUCE, draw.WIDTH // REDUCE, 3), np.uint8)
         noise = rng.normal(0, rng.uniform(0, 5), frames.shape[1:])
-        ground = Image.new("RGB", (draw.WIDTH, draw.HEIGHT))
-        pen = ImageDraw.Draw(ground)
-        for box, colour in self.ground:
-            pen.rectangle(box, fill=colour)
         for place, index in enumerate(indices):
-            canvas = ground.copy()
+            canvas = Image.new("RGB", (draw.WIDTH, draw.HEIGHT), self.ground)
             for thing in self.things:
                 draw.paste(canvas, *thing.spots[index])
             frames[place] = (np.asarray(canvas.reduce(REDUCE), np.float32) + noise).clip(0, 255)
@@ -107,22 +101,13 @@ def primitive(rng: np.random.Generator) -> Primitive:
     )
 
 
-def _ground(rng: np.random.Generator) -> list[tuple[tuple[int, int, int, int], tuple[int, int, int]]]:
-    """One colour, often another below a line, and up to four stray rectangles, grey or pale."""
-
-    def colour(vivid: bool) -> tuple[int, int, int]:
-        grey = int(rng.integers(40, 236))
-        red, green, blue = (int(np.clip(grey + rng.integers(-40, 41) * vivid, 0, 255)) for _ in range(3))
+def _ground(rng: np.random.Generator) -> tuple[int, int, int]:
+    """Any colour, or a grey."""
+    if rng.random() < 0.5:
+        red, green, blue = (int(value) for value in rng.integers(40, 236, 3))
         return red, green, blue
-
-    boxes = [((0, 0, draw.WIDTH, draw.HEIGHT), colour(True))]
-    if rng.random() < 0.6:
-        boxes.append(((0, int(rng.integers(70, 170)), draw.WIDTH, draw.HEIGHT), colour(True)))
-    for _ in range(int(rng.integers(0, 5))):
-        x, y = int(rng.integers(-20, draw.WIDTH)), int(rng.integers(-20, draw.HEIGHT))
-        wide, high = int(rng.integers(4, 90)), int(rng.integers(4, 60))
-        boxes.append(((x, y, x + wide, y + high), colour(bool(rng.random() < 0.3))))
-    return boxes
+    grey = int(rng.integers(50, 210))
+    return grey, grey, grey
 
 
 def _cells(things: list[Thing]) -> list[list[tuple[str, ...]]]:
@@ -158,7 +143,7 @@ def _light(rng: np.random.Generator, column: int) -> Thing:
     x, y = _place(rng, column)
     lamp, start = int(rng.integers(6, 10)) * 3, str(rng.choice(words.LIGHTS))
     end, change = start, FRAMES
-    if rng.random() < 0.6:
+    if rng.random() < 0.75:
         end, change = str(rng.choice([s for s in words.LIGHTS if s != start])), int(rng.integers(1, PATCHES)) * 2
     states = [start if index < change else end for index in range(FRAMES)]
     spots = [Spot(draw.traffic_light(state, lamp), x, y) for state in states]
