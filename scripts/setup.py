@@ -151,7 +151,8 @@ def _run(
             if line.startswith("Installing collected"):
                 board.tell(env.name, f"{wanted} packages are here, unpacking … {seconds:.0f} s")
             elif wanted and seen:
-                left = f", about {seconds / seen * (wanted - seen):.0f} s left" if seen < wanted else ""
+                sure = wanted / 10 < seen < wanted  # before, the start of the environment would spoil the estimate
+                left = f", about {seconds / seen * (wanted - seen):.0f} s left" if sure else ""
                 board.tell(env.name, f"{seen} of {wanted} packages, {seconds:.0f} s{left}")
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, output="\n".join(tail))
