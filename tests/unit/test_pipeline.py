@@ -1,0 +1,120 @@
+"""The pipeline file and its graph: what equal work is, and what a user is told of a wrong file."""
+
+import pytest
+
+from services.cli.runs import presets, read_pipeline
+from shared.errors import UsageError
+from shared.pipeline import Plan, make_plan, parse_pipeline
+from shared.run import expand
+
+GOOD = """
+name: p
+data: {train: t, test: e}
+models: {base: b}
+steps:
+  labels: {stage: label, data: test}
+  tuned: {stage: train, model: base, data: [train, labels]}
+  small: {stage: quantize, model: tuned, scheme: fp4}
+report:
+  test: test
+  rows:
+    baseline: {model: base, system_prompt: none}
+    tuned: {parent: baseline}
+    small: {parent: tuned, engine: transformers}
+"""
+DATASETS = {"train": ("a" * 64, "b" * 64), "test": ("c" * 64,)}
+MODELS = {"base": "d" * 64}
+
+
+def plan(text: str = GOOD) -> Plan:
+    return make_plan(parse_pipeline(text, "p.yaml"), DATASETS, MODELS)
+
+
+def test_nodes_stand_in_topological_order() -> None:
+    seen: set[str] = set()
+    for node in plan().nodes:
+        assert {s.node for sources in node.inputs.values() for s in sources if s.node} <= seen
+        seen.add(node.name)
+
+
+def test_a_row_on_another_engine_is_compared_with_its_parent_on_that_engine() -> None:
+    made = plan()
+    small = next(row for row in made.rows if row.name == "small")
+    nodes = {node.name: node for node in made.nodes}
+    (parent,) = nodes[small.evaluate].inputs["parent"]
+    assert parent.node is not None
+    assert nodes[parent.node].recipe["engine"] == "transformers"
+    assert nodes[parent.node].inputs["model"][0].node == "tuned"
+    assert small.parent_evaluate is not None
+
+
+def test_what_a_model_was_trained_on_is_followed_through_quantisation() -> None:
+    made = plan()
+    nodes = {node.name: node for node in made.nodes}
+    small = next(row for row in made.rows if row.name == "small")
+    assert {s.artifact or s.node for s in nodes[small.evaluate].inputs["seen"]} == {"a" * 64, "b" * 64, "labels"}
+    assert "seen" not in nodes[made.rows[0].evaluate].inputs
+
+
+def test_fan_out_makes_a_task_a_shard_and_waits_for_its_sources() -> None:
+    nodes = {node.name: node for node in plan().nodes}
+    assert expand(nodes["tuned"], {}) is None
+    (train,) = expand(nodes["tuned"], {"labels": ("e" * 64,)}) or []
+    assert train.inputs["data"] == ("a" * 64, "b" * 64, "e" * 64)
+    on_train = make_plan(parse_pipeline(GOOD.replace("data: test}", "data: [train]}"), "p"), DATASETS, MODELS)
+    shards = expand(next(n for n in on_train.nodes if n.name == "labels"), {}) or []
+    assert [task.inputs["data"] for task in shards] == [("a" * 64,), ("b" * 64,)]
+    assert len({task.key for task in shards}) == 2
+
+
+def test_a_seed_or_a_replicate_is_other_work_and_a_name_is_not() -> None:
+    def key(text: str) -> str:
+        made = make_plan(parse_pipeline(text, "p"), DATASETS, MODELS)
+        node = next(n for n in made.nodes if n.stage == "train")
+        return (expand(node, {"labels": ("e" * 64,)}) or [])[0].key
+
+    tuned = "tuned: {stage: train, model: base, data: [train, labels]"
+    assert key(GOOD) == key(GOOD.replace("name: p", "name: other"))
+    assert key(GOOD) != key(GOOD.replace(tuned, tuned + ", seed: 1"))
+    assert key(GOOD) != key(GOOD.replace(tuned, tuned + ", replicate: 1"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("scheme: fp4", "scheme: fp5", "steps.small: scheme"),
+        ("data: [train, labels]", "data: [train, label]", "no data or earlier step is called 'label'"),
+        ("model: base, data", "model: bass, data", "no model or earlier train or quantize step is called 'bass'"),
+        ("stage: label,", "stage: lable,", "steps.labels.stage: must be"),
+        ("{parent: baseline}", "{parent: nobody}", "report.rows.tuned.parent: no row is called 'nobody'"),
+        ("name: p", "name: P!", "p.yaml: name"),
+        ("stage: label, data: test", "stage: label, data: test, threshold: 2", "threshold"),
+        ("steps:", "stepps:", "stepps"),
+        ("name: p", "name: [", "not YAML"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line_that_names_the_place(old: str, new: str, told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(GOOD.replace(old, new, 1))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_step_may_not_shadow_data() -> None:
+    with pytest.raises(UsageError, match="choose another"):
+        plan(GOOD.replace("labels: {stage: label, data: test}", "train: {stage: label, data: test}"))
+
+
+def test_every_preset_makes_a_plan() -> None:
+    assert presets() == ["sandbox", "seed"]
+    for name in presets():
+        pipeline = read_pipeline(None, name)
+        made = make_plan(pipeline, dict.fromkeys(pipeline.data, ("f" * 64,)), dict.fromkeys(pipeline.models, "d" * 64))
+        assert [row.name for row in made.rows] == [
+            "baseline",
+            "prompt",
+            "fine-tuned A",
+            "fine-tuned B",
+            "B fp4",
+            "B awq",
+        ]
