@@ -124,7 +124,8 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("label", 1, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", keeps_scratch=True),
-        Stage("augment", 1, "augmenter", AugmentRecipe, {"data": Input("rows", clips=False)}, "rows", "data", keeps_scratch=True),
+        Stage("augment", 1, "augmenter", AugmentRecipe,
+              {"data": Input("rows", clips=False)}, "rows", "data", keeps_scratch=True),
         Stage("train", 1, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
         Stage("quantize", 1, "quantizer", QuantizeRecipe,
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
