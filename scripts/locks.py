@@ -69,8 +69,9 @@ def _requirements(extras: list[str]) -> list[str]:
 
 def _test_lock() -> None:
     """What a worker's tests need beside its own lock, in the versions of the tools' lock."""
-    pins = dict(line.split("==") for line in ENVIRONMENTS[0].lock.read_text().splitlines() if "==" in line)
-    names = ("pytest", "pytest-timeout", "pluggy", "iniconfig", "hypothesis", "sortedcontainers")
+    lines = [line for line in ENVIRONMENTS[0].lock.read_text().splitlines() if "==" in line]
+    pins = {name.lower(): version for name, version in (line.split("==") for line in lines)}
+    names = ("pytest", "pytest-timeout", "pluggy", "iniconfig", "pygments", "hypothesis", "sortedcontainers")
     lines = "\n".join(f"{name}=={pins[name]}" for name in names)
     TEST_LOCK.write_text(
         f"# What the workers' own tests need beside the worker's lock; written by `make locks`.\n{lines}\n"

@@ -119,14 +119,19 @@ def _fill(env: Environment, board: _Board) -> str | None:
 
 def _installs(env: Environment) -> list[tuple[list[str], dict[str, str]]]:
     """pip's arguments, call by call. Locks are complete, so nothing is resolved (`--no-deps`)."""
-    pins = [line for line in env.lock.read_text().splitlines() if line and not line.startswith("#")]
-    if env.lock != ENVIRONMENTS[0].lock:  # the tools' own lock holds pytest already
-        pins += [line for line in TEST_LOCK.read_text().splitlines() if line and not line.startswith("#")]
-    last = [pin for pin in pins if pin.startswith("deepspeed==")]
-    calls: list[tuple[list[str], dict[str, str]]] = [(list(dict.fromkeys(pin for pin in pins if pin not in last)), {})]
+    pins = _pins(TEST_LOCK) | _pins(env.lock)
+    last = [f"{name}=={version}" for name, version in pins.items() if name == "deepspeed"]
+    first = [f"{name}=={version}" for name, version in pins.items() if name != "deepspeed"]
+    calls: list[tuple[list[str], dict[str, str]]] = [(first, {})]
     if last:
         calls.append((["--no-build-isolation", *last], DEEPSPEED))
     return calls
+
+
+def _pins(lock: Path) -> dict[str, str]:
+    """Version by package name."""
+    lines = [line for line in lock.read_text().splitlines() if "==" in line and not line.startswith("#")]
+    return {name.lower(): version for name, _, version in (line.partition("==") for line in lines)}
 
 
 def _run(
