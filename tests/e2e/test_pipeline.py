@@ -52,6 +52,11 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
     print(f"the same again: {time.monotonic() - started:.1f} s")
     assert [row["accuracy"] for row in whole.json("report", again)["rows"]] == [r["accuracy"] for r in report["rows"]]
 
+    public = "sandbox-public-test-4x3x4-2"
+    said = whole.roadqa("predict", public, "--model", "sandbox-tiny", "-o", tmp_path / "base.csv")
+    assert "48 answers" in said
+    assert len((tmp_path / "base.csv").read_text().splitlines()) == 1 + 48
+
     traced = whole.roadqa("trace", run, "--question", next(iter(answers)))
     for word in ("predict", "quantize", "train", "label"):
         assert word in traced

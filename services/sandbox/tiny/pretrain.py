@@ -256,6 +256,8 @@ def pretrain(out: Path, seed: int, work: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": round(time.monotonic() - started, 1),
         "stages": stages,
+        # How it wants to be asked: `roadqa predict` takes these where its user says nothing.
+        "recipe": {"system_prompt": "short", "video": packing.BUDGET.model_dump(exclude_defaults=True)},
     }
 
 
