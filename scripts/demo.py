@@ -19,9 +19,8 @@ def main() -> None:
     """Start what is not running, run the preset, write demo/, stop what was started."""
     started = time.monotonic()
     was_up = stack.running(STATE)
-    env = stack.up(STATE)
     try:
-        _run(env)
+        _run(stack.up(STATE))
     finally:
         if not was_up:
             stack.down(STATE)

@@ -17,7 +17,7 @@ from shared.contracts import STAGES
 
 LOCK = ROOT / "workers" / "versions.lock"
 
-_SHARED = ("shared/schema.py", "shared/prompts.py")
+_SHARED = ("shared/schema.py", "shared/prompts.py", "shared/choices.py")
 _VIDEO = ("shared/budget.py", "shared/video.py", "shared/vlm/encode.py")
 #: What decides a stage's result, beside its worker's own folder.
 SOURCES = {

@@ -49,7 +49,6 @@ def parts() -> dict[str, list[Step]]:
         "unit": [Step("unit", _pytest(SERVICES, "tests/unit", *ignored)), *_worker_units()],
         "integration": [Step("integration", _pytest(SERVICES, "tests/integration"))],
         "e2e": [Step("e2e", _pytest(SERVICES, "tests/e2e"))],
-        "prove": [Step("prove", _pytest(SERVICES, "tests/chaos", "-m", "prove or not prove"))],
     }
 
 

@@ -47,7 +47,8 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",  # a compiler's stray byte must not end the reader
             start_new_session=True,
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -80,6 +81,8 @@ class Child:
             Stopped: `ctx.stopping` was set and the child put its work down (or was killed after the grace period).
             RoadQAError: the verb failed, or the child died; with the end of its stderr.
         """
+        if ctx.stopping:
+            raise errors.Stopped("asked to stop before it began")
         self._send({"request": request})
         deadline: float | None = None
         while True:
@@ -148,6 +151,7 @@ def _raised(error: dict[str, Any]) -> errors.RoadQAError:
     kind = getattr(errors, error["type"], errors.RoadQAError)
     raised = kind(error["message"])
     assert isinstance(raised, errors.RoadQAError)
+    raised.permanent = error["permanent"]  # a verb's own kind of error is not known here by name
     return raised
 
 
@@ -210,7 +214,7 @@ def main(verb: Verb, recipe: type[Frozen]) -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+    requests: queue.Queue[tuple[dict[str, Any], _ChildContext]] = queue.Queue()
     current: list[_ChildContext] = []
 
     def tell(message: dict[str, Any]) -> None:
@@ -220,18 +224,18 @@ def main(verb: Verb, recipe: type[Frozen]) -> None:
         for line in sys.stdin:
             message = json.loads(line)
             if "request" in message:
-                requests.put(message["request"])
-            elif current:
-                current[0].stopping = True
+                ctx = _ChildContext(tell, _scratch(message["request"]["scratch"]))
+                current[:] = [ctx]  # at once: a stop may follow on its heels
+                requests.put((message["request"], ctx))
+            else:
+                for asked in current:
+                    asked.stopping = True
         os.killpg(0, signal.SIGKILL)  # the parent is gone: nobody would read the result
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        request = requests.get()
-        ctx = _ChildContext(tell, _scratch(request["scratch"]))
-        current[:] = [ctx]
+        request, ctx = requests.get()
         tell(_answer(verb, recipe, request, ctx))
-        current.clear()
 
 
 def _answer(verb: Verb, recipe: type[Frozen], request: dict[str, Any], ctx: Context) -> dict[str, Any]:
@@ -239,10 +243,10 @@ def _answer(verb: Verb, recipe: type[Frozen], request: dict[str, Any], ctx: Cont
     try:
         return {"done": verb(inputs, recipe.model_validate(request["recipe"]), Path(request["out"]), ctx)}
     except errors.RoadQAError as error:
-        return {"error": {"type": type(error).__name__, "message": str(error)}}
+        return {"error": {"type": type(error).__name__, "message": str(error), "permanent": error.permanent}}
     except Exception as error:  # noqa: BLE001 - told to the parent, which records it as the cause
         traceback.print_exc()
-        return {"error": {"type": "RoadQAError", "message": f"{type(error).__name__}: {error}"}}
+        return {"error": {"type": "RoadQAError", "message": f"{type(error).__name__}: {error}", "permanent": False}}
 
 
 def _scratch(where: dict[str, str]) -> Scratch:

@@ -17,7 +17,7 @@ from shared.schema import Frozen
 class TeacherRecipe(Frozen):
     """A teacher model. Where its server is, and its key, are settings."""
 
-    provider: Literal["gemini", "openai"] = "gemini"
+    provider: Literal["gemini"] = "gemini"
     model: str = "gemini-2.5-pro"
     fps: float = Field(2.0, gt=0, le=24)  #: frames a second the teacher is asked to look at
     temperature: float = Field(0.7, ge=0, le=2)

@@ -7,6 +7,7 @@ Keys (every one has a TTL but `epoch`):
     progress:<task>  how far the owner is (JSON)
     dirty            list that wakes the conductor
     epoch            lost when Redis lost its memory
+    quiet            Redis lost its memory a moment ago
 """
 
 import json
@@ -41,15 +42,18 @@ class Board:
 
     def __init__(self, config: Settings) -> None:
         self._config = config
-        self.redis: redis.Redis = redis.Redis.from_url(
-            config.redis_url.get_secret_value(),
-            decode_responses=True,
-            socket_timeout=10,
-            socket_connect_timeout=5,
-            socket_keepalive=True,
-            health_check_interval=15,
-            retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
-        )
+        try:
+            self.redis: redis.Redis = redis.Redis.from_url(
+                config.redis_url.get_secret_value(),
+                decode_responses=True,
+                socket_timeout=10,
+                socket_connect_timeout=5,
+                socket_keepalive=True,
+                health_check_interval=15,
+                retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
+            )
+        except ValueError as error:
+            raise BrokerError(f"Redis's settings: {error}; check ROADQA_REDIS_URL") from error
         self._renew = self.redis.register_script(_RENEW)
         self._release = self.redis.register_script(_RELEASE)
 
@@ -99,7 +103,7 @@ class Board:
 
     def stop(self, task: str) -> None:
         """Ask the owner to put the task down."""
-        self.redis.set(f"stop:{task}", "1", ex=int(self._config.lease_seconds * 2))
+        self.redis.set(f"stop:{task}", "1", ex=int(self._config.lease_seconds * 2 + self._config.offer_seconds))
 
     def unstop(self, tasks: Iterable[str]) -> None:
         keys = [f"stop:{task}" for task in tasks]
@@ -132,9 +136,11 @@ class Board:
         if self.redis.brpop(["dirty"], timeout=seconds):
             self.redis.delete("dirty")
 
-    def same_epoch(self) -> bool:
-        """False once after Redis lost its memory (or was never seen before)."""
-        return not self.redis.set("epoch", uuid.uuid4().hex, nx=True)
+    def quiet(self) -> bool:
+        """True for two heartbeats after Redis lost its memory (or was never seen): leases are coming back."""
+        if self.redis.set("epoch", uuid.uuid4().hex, nx=True):
+            self.redis.set("quiet", "1", px=int(self._config.heartbeat_seconds * 2000))
+        return bool(self.redis.exists("quiet"))
 
     def _present(self, kind: str, tasks: list[str]) -> set[str]:
         if not tasks:

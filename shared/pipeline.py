@@ -90,13 +90,14 @@ class Node(Frozen):
 
     name: str
     stage: str
+    version: int  #: the stage's, when the run was planned: an older run keeps its keys
     recipe: dict[str, Any]
     inputs: dict[str, tuple[Source, ...]]
     replicate: int = 0  #: another commit of the same work is asked for by another number
 
     @property
     def recipe_hash(self) -> str:
-        body = {"stage": self.stage, "version": STAGES[self.stage].version, "recipe": self.recipe}
+        body = {"stage": self.stage, "version": self.version, "recipe": self.recipe}
         if self.replicate:
             body["replicate"] = self.replicate
         return hashlib.sha256(canonical(body)).hexdigest()[:HASH_CHARS]
@@ -165,7 +166,8 @@ class _Planner:
             raise UsageError(f"{where}: {_first_problem(error)}") from error
 
     def add(self, name: str, stage: str, recipe: dict[str, Any], inputs: dict[str, tuple[Source, ...]], k: int) -> None:
-        self.nodes[name] = Node(name=name, stage=stage, recipe=recipe, inputs=inputs, replicate=k)
+        version = STAGES[stage].version
+        self.nodes[name] = Node(name=name, stage=stage, version=version, recipe=recipe, inputs=inputs, replicate=k)
 
     def step(self, name: str, body: dict[str, Any]) -> None:
         where = f"steps.{name}"
@@ -178,11 +180,16 @@ class _Planner:
         if "model" in contract:
             inputs["model"] = (self.model(str(values.pop("model", None)), where),)
         data = values.pop("data", [])
-        if data:
-            inputs["data"] = self.sources([data] if isinstance(data, str) else data, where)
+        names = [data] if isinstance(data, str) else data
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UsageError(f"{where}.data: must be a name or a list of names, not {data!r}")
+        if names:
+            inputs["data"] = self.sources(names, where)
         elif contract["data"].required:
             raise UsageError(f"{where}.data: say which data this step works on")
-        replicate = int(values.pop("replicate", 0))
+        replicate = values.pop("replicate", 0)
+        if not isinstance(replicate, int):
+            raise UsageError(f"{where}.replicate: must be a number, not {replicate!r}")
         self.add(name, stage, self.recipe(stage, values, where), inputs, replicate)
 
     def predict(self, model: str, data: str, engine: str, system_prompt: str | None, where: str) -> str:

@@ -67,7 +67,7 @@ def expand(node: Node, outputs: Mapping[str, tuple[str, ...]]) -> list[Task] | N
     shards = resolved[contract.fan_out] if contract.fan_out else ()
     each = [resolved | {contract.fan_out: (shard,)} for shard in shards] if contract.fan_out else [resolved]
     return [
-        Task(stage=node.stage, version=contract.version, recipe=node.recipe, recipe_hash=node.recipe_hash, inputs=i)
+        Task(stage=node.stage, version=node.version, recipe=node.recipe, recipe_hash=node.recipe_hash, inputs=i)
         for i in each
     ]
 
@@ -162,7 +162,7 @@ class Runs:
 
     def reopen(self, run: str) -> None:
         """Let a cancelled or failed run go on."""
-        for mark in ("ended", "cancelled"):
+        for mark in ("cancelled", "ended"):  # in this order: a live run must not look cancelled
             self._store.delete(f"runs/{run}/{mark}")
 
     def state(self, run: str, plan: Plan | None = None) -> RunState:
@@ -212,5 +212,5 @@ class Runs:
 
     def revive(self, key: str) -> None:
         """Forget a task's death and its attempts."""
-        for name in [f"dead/{key}", *self._store.keys(f"attempts/{key}/")]:
+        for name in [*self._store.keys(f"attempts/{key}/"), f"dead/{key}"]:  # a task with attempts left is not buried
             self._store.delete(name)

@@ -13,7 +13,9 @@ SECRETS = Path("/run/secrets")
 class Settings(BaseSettings):
     """Read from `ROADQA_*` variables, or from files of the same (lower-case) name in /run/secrets."""
 
-    model_config = SettingsConfigDict(env_prefix="ROADQA_", env_file=".state/env", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="ROADQA_", env_file=Path(__file__).parents[1] / ".state" / "env", frozen=True, extra="ignore"
+    )
 
     redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="broker and leases")
     s3_endpoint: str = Field("127.0.0.1:9000", description="host:port of the object store")

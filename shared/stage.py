@@ -81,6 +81,8 @@ class Worker:
             return
         ctx = StageContext(task, stage, time.monotonic(), self._board, StoreScratch(self._store, task))
         try:
+            if self._board.must_stop(task):
+                return  # nobody wants it any more
             with Heartbeat(self._board, task, owner, self._config.heartbeat_seconds, ctx.unwanted.set):
                 self._attempt(verb, task, ctx)
         finally:

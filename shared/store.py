@@ -14,6 +14,7 @@ Keys:
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -38,6 +39,8 @@ from shared.schema import Clip, Frozen, read_jsonl
 from shared.settings import Settings, settings
 
 _CHUNK = 1 << 20
+# At each retry it would log the URL, which is signed.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 class File(Frozen):
@@ -94,7 +97,13 @@ def _translated(key: str) -> Iterator[None]:
     try:
         yield
     except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise _raise(error, key) from error
+        raise _raise(error, key) from None  # urllib3's own message spells out the signed URL
+
+
+def _next(chunks: Iterator[bytes], key: str) -> bytes:
+    """The next chunk of a download; empty at its end."""
+    with _translated(key):
+        return next(chunks, b"")
 
 
 class Store:
@@ -108,14 +117,17 @@ class Store:
             timeout=urllib3.Timeout(connect=5, read=60),
             retries=urllib3.Retry(total=5, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
         )
-        self._minio = Minio(
-            config.s3_endpoint,
-            access_key=config.s3_access_key,
-            secret_key=config.s3_secret_key.get_secret_value(),
-            secure=config.s3_secure,
-            region="us-east-1",
-            http_client=self._http,
-        )
+        try:
+            self._minio = Minio(
+                config.s3_endpoint,
+                access_key=config.s3_access_key,
+                secret_key=config.s3_secret_key.get_secret_value(),
+                secure=config.s3_secure,
+                region="us-east-1",
+                http_client=self._http,
+            )
+        except ValueError as error:
+            raise StoreError(f"the object store's settings: {error}; check ROADQA_S3_*, or `make up`") from error
         self.cache = config.cache_dir
         self._evicting = threading.Lock()
 
@@ -157,14 +169,14 @@ class Store:
 
         minio-py has no public conditional put, so a presigned URL carries `If-None-Match`.
         """
-        with _translated(key):
-            url = self._minio.presigned_put_object(self._bucket, key, expires=timedelta(minutes=5))
-            response = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"})
-        if response.status == 200:
-            return True
-        if response.status in (409, 412):  # 409: AWS saw two conditional writes at once
-            return False
-        raise StoreError(f"the object store answered {response.status} to a conditional put of {key}")
+        status = 409
+        while status == 409:  # AWS saw two conditional writes at once, and asks to try again
+            with _translated(key):
+                url = self._minio.presigned_put_object(self._bucket, key, expires=timedelta(minutes=5))
+                status = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"}).status
+        if status in (200, 412):
+            return status == 200
+        raise StoreError(f"the object store answered {status} to a conditional put of {key}")
 
     def modified(self, key: str) -> datetime | None:
         """When an object was written, by the store's clock; None where it does not exist."""
@@ -219,35 +231,42 @@ class Store:
             self.write_file(key, path)
         return File(path=path.name, digest=digest, size=size)
 
-    def get_blob(self, digest: str) -> Path:
-        """A blob's path in the local cache, its digest checked on download."""
+    def get_blob(self, digest: str, link: Path) -> None:
+        """Link a blob to `link` by way of the local cache, its digest checked on download.
+
+        The link outlives the blob's eviction, which may come at any time.
+        """
         path = self.cache / "blobs" / digest
-        if path.exists():
-            os.utime(path)
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, link)
+            os.utime(link)
+            return
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".incoming-")
         incoming = Path(name)
         try:
             with os.fdopen(handle, "wb") as out:
                 self._download(f"blobs/{digest}", out, digest)
+            os.link(incoming, link)
             incoming.rename(path)
         finally:
             incoming.unlink(missing_ok=True)
         self._evict()
-        return path
 
     def _download(self, key: str, out: Any, digest: str) -> None:
         seen = hashlib.sha256()
         with _translated(key):
             response = self._minio.get_object(self._bucket, key)
-            try:
-                for chunk in response.stream(_CHUNK):
-                    seen.update(chunk)
-                    out.write(chunk)
-            finally:
-                response.close()
-                response.release_conn()
+        try:
+            chunks = response.stream(_CHUNK)
+            while chunk := _next(chunks, key):
+                seen.update(chunk)
+                out.write(chunk)  # a full disk is no failure of the store
+        finally:
+            response.close()
+            response.release_conn()
         if seen.hexdigest() != digest:
             raise StoreError(f"{key} is damaged in the store: its bytes hash to {seen.hexdigest()[:16]}…")
 
@@ -309,17 +328,17 @@ class Store:
         manifest = self.manifest(artifact)
         wanted = [file for file in manifest.files if clips or not file.path.startswith("clips/")]
         with ThreadPoolExecutor(8) as pool:
-            for file, blob in zip(wanted, pool.map(lambda f: self.get_blob(f.digest), wanted), strict=True):
-                path = folder / file.path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.link(blob, path)
+            for _ in pool.map(lambda file: self.get_blob(file.digest, folder / file.path), wanted):
+                pass
         return manifest
 
     def read_file(self, artifact: str, path: str) -> bytes:
         """The bytes of one small file of an artifact. Raises NotInStoreError."""
         for file in self.manifest(artifact).files:
             if file.path == path:
-                return self.get_blob(file.digest).read_bytes()
+                with self.workspace() as space:
+                    self.get_blob(file.digest, space / "file")
+                    return (space / "file").read_bytes()
         raise NotInStoreError(f"artifact {artifact[:12]} has no file {path}")
 
     @contextmanager
@@ -367,7 +386,9 @@ class StoreScratch:
         return (key.removeprefix(root) for key in self._store.keys(root + prefix))
 
     def put_folder(self, name: str, folder: Path) -> None:
-        """The mark `<name>` is written last: a folder without it is not there."""
+        """The mark `<name>` is written last: a folder without it is not there, and one with it does not change."""
+        if self._store.exists(f"{self._root}folders/{name}"):
+            return
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             key = f"{self._root}files/{name}/{path.relative_to(folder).as_posix()}"
             self._store.write_file(key, path)

@@ -100,8 +100,14 @@ def with_answers(questions: list[Question], file: Path) -> list[Question]:
     Raises:
         InputError: an id or a letter that the questions do not have; names the file and the row.
     """
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        letters = {row["id"]: row["answer"].strip().upper() for row in csv.DictReader(lines)}
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines)
+            if not {"id", "answer"} <= set(rows.fieldnames or ()):
+                raise InputError(f"{file}: its first line must be id,answer")
+            letters = {row["id"]: (row["answer"] or "").strip().upper() for row in rows}
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8: {error}") from error
     if unknown := letters.keys() - {question.id for question in questions}:
         raise InputError(f"{file}: id {min(unknown)}: no such question in the imported file")
     return [

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import redis
 from pydantic import ValidationError
 
 from services.cli import data, doctor, page, predictions, report, runs, show, tracing
 from services.cli.collect import collect
-from shared.errors import RoadQAError, UsageError
+from shared.errors import BrokerError, RoadQAError, UsageError
 from shared.lease import board
 from shared.run import Runs
 from shared.store import store
@@ -26,6 +27,12 @@ class Roadqa(click.Group):
         except RoadQAError as error:
             click.echo(f"roadqa: {error}", err=True)
             ctx.exit(error.exit_code)
+        except redis.RedisError as error:
+            click.echo(f"roadqa: Redis does not answer ({type(error).__name__}); check ROADQA_REDIS_URL", err=True)
+            ctx.exit(BrokerError.exit_code)
+        except OSError as error:
+            click.echo(f"roadqa: {error}", err=True)
+            ctx.exit(1)
         except ValidationError as error:
             first = error.errors()[0]
             click.echo(f"roadqa: {'.'.join(map(str, first['loc']))}: {first['msg']}", err=True)

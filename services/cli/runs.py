@@ -1,10 +1,13 @@
 """Submitting runs, watching them, reviving and cancelling them."""
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+
+import redis
 
 from services.cli.data import Progress, resolve_data, resolve_model
 from shared.errors import UsageError
@@ -14,6 +17,8 @@ from shared.run import NodeState, Runs, RunState
 from shared.schema import Frozen
 from shared.store import Store
 
+log = logging.getLogger(__name__)
+
 _POLL_SECONDS = 1.0
 
 
@@ -22,7 +27,10 @@ def read_pipeline(file: Path | None, preset: str | None) -> Pipeline:
     if (file is None) == (preset is None):
         raise UsageError("give a pipeline file, or --preset with one of: " + ", ".join(presets()))
     if file is not None:
-        return parse_pipeline(file.read_text(encoding="utf-8-sig"), str(file))
+        try:
+            return parse_pipeline(file.read_text(encoding="utf-8-sig"), str(file))
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{file}: not UTF-8: {error}") from error
     folder = resources.files("services.cli.presets")
     if preset not in presets():
         raise UsageError(f"no preset is called {preset!r}; there are: {', '.join(presets())}")
@@ -102,7 +110,10 @@ def watch(store: Store, board: Board, run: str, show: Callable[[list[Step], floa
     started = time.monotonic()
     while True:
         ended = runs.ended(run)
-        show(view(runs.state(run, plan), board), time.monotonic() - started)
+        try:
+            show(view(runs.state(run, plan), board), time.monotonic() - started)
+        except redis.RedisError:  # progress is not to be seen for a while; the run goes on
+            log.warning("Redis does not answer; looking again")
         if ended:
             return ended
         time.sleep(_POLL_SECONDS)
@@ -111,6 +122,8 @@ def watch(store: Store, board: Board, run: str, show: Callable[[list[Step], floa
 def retry(store: Store, board: Board, run: str) -> int:
     """Revive the run's dead tasks and let it go on; returns how many."""
     runs = Runs(store)
+    if runs.ended(run) == "complete":
+        raise UsageError(f"run {run} is complete: there is nothing to retry")
     dead = [key for node in runs.state(run).nodes for key in node.dead]
     for key in dead:
         runs.revive(key)

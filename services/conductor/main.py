@@ -3,11 +3,11 @@
 import logging
 import signal
 import threading
-import time
 
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
+from pydantic import ValidationError
 
 from shared.broker import make_app
 from shared.contracts import STAGES
@@ -31,30 +31,31 @@ class Conductor:
         self._config, self._store, self._board, self._app = config, store, board, app
         self._runs = Runs(store)
         self._plans: dict[str, Plan] = {}
-        self._silent_until = 0.0
         self._requested: set[str] = set()
 
     def tick(self) -> None:
         """Advance every live run once."""
-        if not self._board.same_epoch():
-            # Redis lost its leases: give every heartbeat the time to bring its own back
-            self._silent_until = time.monotonic() + 2 * self._config.heartbeat_seconds
-            log.warning("Redis is new or lost its memory: no offers for two heartbeats")
+        quiet = self._board.quiet()  # Redis lost its leases: every heartbeat is bringing its own back
         live = [run for run, marks in self._runs.marks().items() if "plan" in marks and "ended" not in marks]
-        states = {run: self._runs.state(run, self._plan(run)) for run in live}
+        states = {run: state for run in live if (state := self._state(run)) is not None}
         wanted = {task.key for state in states.values() if not state.cancelled for task in state.open}
         for run, state in states.items():
-            self._advance(run, state, wanted)
+            self._advance(run, state, wanted, quiet)
 
-    def _plan(self, run: str) -> Plan:
-        if run not in self._plans:
-            self._plans[run] = self._runs.plan(run)
-        return self._plans[run]
+    def _state(self, run: str) -> RunState | None:
+        """Where the run stands; None where what is stored of it cannot be read. The other runs go on."""
+        try:
+            if run not in self._plans:
+                self._plans[run] = self._runs.plan(run)
+            return self._runs.state(run, self._plans[run])
+        except (ValidationError, KeyError) as error:
+            log.error("run %s cannot be read: %s", run, " ".join(str(error).split()))
+            return None
 
-    def _advance(self, run: str, state: RunState, wanted: set[str]) -> None:
+    def _advance(self, run: str, state: RunState, wanted: set[str], quiet: bool) -> None:
         leased = self._board.leased(task.key for task in state.open)
         if state.cancelled:
-            for key in leased - wanted:
+            for key in {task.key for task in state.open} - wanted:  # an offer that is out may still be taken
                 self._board.stop(key)
             if not leased - wanted:
                 self._end(run, "cancelled")
@@ -62,7 +63,7 @@ class Conductor:
             self._end(run, "complete")
         elif state.stuck:
             self._end(run, "failed")
-        elif time.monotonic() >= self._silent_until:
+        elif not quiet:
             offered = self._board.offered(task.key for task in state.open)
             for task in state.open:
                 if task.key not in leased and task.key not in offered:
@@ -74,6 +75,11 @@ class Conductor:
         log.info("run %s: %s", run, how)
 
     def _offer(self, run: str, task: Task) -> None:
+        current = STAGES[task.stage].version
+        if task.version != current:
+            cause = f"planned for version {task.version} of {task.stage}, this is {current}: start the run anew"
+            self._runs.bury(task, cause, 0)
+            return
         queue = STAGES[task.stage].queue
         if self._board.waiting(queue) >= self._config.offers_per_queue or self._spent(task):
             return

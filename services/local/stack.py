@@ -90,11 +90,14 @@ def configure(state: Path, only: Collection[str]) -> dict[str, str]:
         "ROADQA_S3_ENDPOINT": f"127.0.0.1:{ports['S3']}",
         "ROADQA_S3_ACCESS_KEY": "roadqa",
         "ROADQA_S3_SECRET_KEY": password,
-        "ROADQA_GEMINI_BASE_URL": f"http://127.0.0.1:{ports['TEACHER']}",
-        "ROADQA_GEMINI_API_KEY": "sandbox",
         "ROADQA_CACHE_DIR": str(state / "cache" / "cli"),
         "ROADQA_GRACE_SECONDS": str(_GRACE_SECONDS),
     }
+    if not os.environ.get("ROADQA_GEMINI_API_KEY"):  # else the teacher is the user's own
+        env |= {
+            "ROADQA_GEMINI_BASE_URL": f"http://127.0.0.1:{ports['TEACHER']}",
+            "ROADQA_GEMINI_API_KEY": "sandbox",
+        }
     _private(env_file, "".join(f"{key}={value}\n" for key, value in env.items()))
     _private(state / "redis.conf", _redis_conf(state, ports["REDIS"], redis_password))
     _private(state / "s3.json", json.dumps(_s3_identities(password)))
@@ -154,10 +157,10 @@ def _pid(state: Path) -> int | None:
     """Of the running supervisord, None where there is none."""
     try:
         pid = int((state / "supervisord.pid").read_text())
-        os.kill(pid, 0)
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    return pid
+    return pid if b"supervisord" in command else None  # a number left from before a reboot is another's
 
 
 def running(state: Path) -> bool:
@@ -187,16 +190,23 @@ def up(state: Path, only: Collection[str] | None = None) -> dict[str, str]:
         RoadQAError: a part did not come up; names its log.
     """
     state = state.absolute()
-    if _pid(state) is not None:
-        return {k: v for k, v in dotenv_values(state / "env").items() if v}
-    env = configure(state, procfile() if only is None else only)
-    supervisord = Path(sys.executable).parent / "supervisord"
-    subprocess.run([supervisord, "-c", state / "supervisord.conf"], check=True, env={**os.environ, **env}, cwd=ROOT)
+    if running(state):
+        env = {k: v for k, v in dotenv_values(state / "env").items() if v}
+    else:
+        env = configure(state, procfile() if only is None else only)
+        _start(state, env)
     config = Settings.model_validate({k.removeprefix("ROADQA_").lower(): v for k, v in env.items()})
     board = redis.Redis.from_url(config.redis_url.get_secret_value())
     _await("redis", board.ping, _START_SECONDS, state / "logs" / "redis.log")
     _await("the object store", lambda: _prepared(config), _START_SECONDS, state / "logs" / "store.log")
     return env
+
+
+def _start(state: Path, env: dict[str, str]) -> None:
+    command = [str(Path(sys.executable).parent / "supervisord"), "-c", str(state / "supervisord.conf")]
+    code = subprocess.run(command, env={**os.environ, **env}, cwd=ROOT, check=False).returncode
+    if code:
+        raise RoadQAError(f"supervisord did not start ({code}); its log is in {state / 'logs'}")
 
 
 def _prepared(config: Settings) -> bool:

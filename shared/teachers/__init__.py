@@ -23,10 +23,8 @@ def connect(
     """The teacher a recipe names. Call it inside the event loop that will ask.
 
     Raises:
-        UsageError: no key, or a provider that is not available.
+        UsageError: no key.
     """
-    if recipe.provider != "gemini":
-        raise UsageError(f"teacher.provider {recipe.provider!r} is not available; use gemini")
     if not api_key:
         raise UsageError("no key for the teacher; set ROADQA_GEMINI_API_KEY, or mount it as a file")
     pace = Pace(in_flight, requests_per_minute)

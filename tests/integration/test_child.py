@@ -71,6 +71,27 @@ def test_nothing_of_a_stopped_child_is_left(
     wait_for(lambda: not any(alive(pid) for pid in pids))
 
 
+def test_a_stop_on_the_heels_of_the_request_is_heard(give: Callable[..., dict[str, object]], tmp_path: Path) -> None:
+    class Impatient(LocalContext):
+        """Asked to stop between its first and its second look."""
+
+        looks = 0
+
+        @property
+        def stopping(self) -> bool:
+            self.looks += 1
+            return self.looks > 1
+
+        @stopping.setter
+        def stopping(self, _: bool) -> None:
+            self.looks = 0
+
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="put down"):
+        give("wait", child.once(MODULE), Impatient(tmp_path / "scratch"))
+    assert time.monotonic() - began < settings().grace_seconds
+
+
 def alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

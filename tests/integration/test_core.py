@@ -71,11 +71,9 @@ class World:
         self.runs.submit("run", self.plan)
 
     def tick(self) -> None:
-        """One look, as if the silence after a lost Redis were over."""
+        """One look, once the silence after a lost Redis is over."""
+        wait_for(lambda: not self.board.quiet())
         self.conductor.tick()
-        if self.conductor._silent_until > time.monotonic():
-            time.sleep(self.conductor._silent_until - time.monotonic())
-            self.conductor.tick()
 
     def offers(self) -> list[dict[str, Any]]:
         """Take every message off the queue."""
@@ -312,6 +310,44 @@ def test_cancelling_stops_what_no_other_run_wants(world: Callable[[int], World])
     assert not owner.is_alive()
     w.conductor.tick()
     assert w.runs.ended("other") == "cancelled"
+
+
+def test_a_cancelled_run_is_not_begun_by_a_message_that_was_still_out(world: Callable[[int], World]) -> None:
+    w = world(1)
+    w.tick()
+    (offer,) = w.offers()
+    w.runs.cancel("run")
+    w.tick()
+    assert w.runs.ended("run") == "cancelled"
+    w.worker().perform(passing, **offer)
+    assert not list(w.store.keys("attempts/"))
+    assert not list(w.store.keys("results/"))
+
+
+def test_a_run_planned_for_an_older_version_keeps_its_results_and_dies_clearly(
+    world: Callable[[int], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = world(2)
+    w.tick()
+    first, _ = w.offers()
+    w.worker().perform(passing, **first)
+    newer = STAGES["augment"]._replace(version=STAGES["augment"].version + 1)
+    monkeypatch.setitem(STAGES, "augment", newer)
+    assert len(w.runs.state("run").nodes[0].results) == 1
+    w.board.redis.flushall()
+    w.tick()
+    w.tick()
+    assert w.runs.ended("run") == "failed"
+    assert "start the run anew" in next(iter(w.runs.state("run").nodes[0].dead.values())).cause
+
+
+def test_a_run_that_cannot_be_read_does_not_stop_the_others(world: Callable[[int], World]) -> None:
+    w = world(1)
+    w.store.write("runs/broken/plan", b'{"from": "another version"}')
+    w.tick()
+    w.work(passing)
+    w.tick()
+    assert w.runs.ended("run") == "complete"
 
 
 def test_messages_are_small_and_carry_ids_only(world: Callable[[int], World]) -> None:

@@ -47,7 +47,7 @@ def test_a_flipped_byte_is_caught_on_download(store: Store, tmp_path: Path) -> N
     digest = store.put_blob(tmp_path / "f").digest
     store.write(f"blobs/{digest}", b"trutH")
     with pytest.raises(StoreError, match="damaged"):
-        store.get_blob(digest)
+        store.get_blob(digest, tmp_path / "link")
     assert not (store.cache / "blobs" / digest).exists()
 
 
@@ -74,9 +74,21 @@ def test_the_cache_stays_within_its_bound(config: Settings, tmp_path: Path) -> N
     for n in range(5):
         (tmp_path / str(n)).write_bytes(bytes([n]) * 1000)
         digests.append(store.put_blob(tmp_path / str(n)).digest)
-        store.get_blob(digests[-1])
+        store.get_blob(digests[-1], tmp_path / f"link{n}")
     kept = {path.name for path in (store.cache / "blobs").iterdir()}
     assert kept == set(digests[2:])
+    assert (tmp_path / "link0").read_bytes() == bytes([0]) * 1000, "what was handed out outlives its eviction"
+
+
+def test_an_artifact_larger_than_the_cache_still_comes_whole(config: Settings, tmp_path: Path) -> None:
+    store = Store(config.model_copy(update={"cache_bytes": 10}))
+    store.prepare()
+    (tmp_path / "model").mkdir()
+    for n in range(6):
+        (tmp_path / "model" / str(n)).write_bytes(bytes([n]) * 1000)
+    artifact = store.put_artifact("model", tmp_path / "model")
+    store.get_artifact(artifact, tmp_path / "cache" / "back")
+    assert [(tmp_path / "cache" / "back" / str(n)).read_bytes()[0] for n in range(6)] == list(range(6))
 
 
 def test_what_is_missing_is_named(store: Store) -> None:
