@@ -1,5 +1,7 @@
 """Which models are accepted, what an adapter becomes, and that a save keeps every tensor's name."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,4 +95,8 @@ def test_a_liger_patch_that_took_nothing_is_an_error(base: Path, monkeypatch: py
 
 
 def test_liger_patches_this_model(base: Path) -> None:
-    model.apply_liger(model.load(base, torch.float32))
+    """In a process of its own: the patch stays in the library, and its kernels need CUDA."""
+    code = "import sys, torch; from pathlib import Path; from workers.trainer import model; "
+    code += "model.apply_liger(model.load(Path(sys.argv[1]), torch.float32))"
+    done = subprocess.run([sys.executable, "-c", code, str(base)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
