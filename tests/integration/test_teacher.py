@@ -167,8 +167,6 @@ def test_a_refused_key_is_said_at_once(tmp_path: Path) -> None:
         assert served(url).get("generateContent", 0) == 0
     with pytest.raises(UsageError, match="no key"):
         connect(TeacherRecipe(), api_key="")
-    with pytest.raises(UsageError, match="use gemini"):
-        connect(TeacherRecipe(provider="openai"), api_key="k")
 
 
 class Vote(BaseModel):
