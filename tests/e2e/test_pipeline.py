@@ -42,7 +42,8 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
     assert not re.search(r"(src|href)=.https?://", page)
     with submission.open(newline="") as lines:
         answers = {row["id"]: row["answer"] for row in csv.DictReader(lines)}
-    assert len(answers) == 4 * 3 * 4
+    asked = {data["name"]: data["questions"] for data in report["data"]}["public test"]
+    assert len(answers) == asked > 40
     assert set(answers.values()) <= set("ABCD")
 
     again = whole.roadqa("run", MINI).strip().splitlines()[-1]
@@ -54,8 +55,8 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
 
     public = "sandbox-public-test-4x3x4-2"
     said = whole.roadqa("predict", public, "--model", "sandbox-tiny", "-o", tmp_path / "base.csv")
-    assert "48 answers" in said
-    assert len((tmp_path / "base.csv").read_text().splitlines()) == 1 + 48
+    assert f"{asked} answers" in said
+    assert len((tmp_path / "base.csv").read_text().splitlines()) == 1 + asked
 
     traced = whole.roadqa("trace", run, "--question", next(iter(answers)))
     for word in ("predict", "quantize", "train", "label"):
@@ -64,11 +65,13 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
 
 def check_report(report: dict[str, Any]) -> None:
     rows = {row["name"]: row for row in report["rows"]}
+    scored = {data["name"]: data["answered"] for data in report["data"]}["held out"]
     assert list(rows) == ROWS
+    assert scored > 80
     for row in rows.values():
         low, high = row["ci95"]
         assert 0 <= low <= row["accuracy"] <= high <= 1
-        assert row["n"] == 12 * 2 * 4
+        assert row["n"] == scored
         assert row["size_bytes"] > 0
         assert row["seconds_per_question"] > 0
         assert not row["leaked"]["questions"]
