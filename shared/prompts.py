@@ -1,6 +1,5 @@
 """The words a model is asked with, the same in training, calibration and serving."""
 
-import re
 from typing import Literal
 
 from shared.schema import Question
@@ -36,15 +35,3 @@ def render(question: Question) -> str:
     """The user turn that follows the clip."""
     lines = [f"{letter(i)}. {choice.text}" for i, choice in enumerate(question.choices)]
     return "\n".join([question.text, *lines, "Answer with the letter."])
-
-
-def read_answer(text: str, choices: int) -> int | None:
-    """Index of the choice that free text names by its letter, None where it names none.
-
-    Accepts `B`, `b)`, `(B)`, `B. Wrong`, `Answer: B`. A letter beyond the choices is no answer.
-    """
-    match = re.match(r"\s*(?:(?:the\s+)?answer\s*(?:is)?\s*:?\s*)?\(?([A-Za-z])(?![A-Za-z])", text, re.IGNORECASE)
-    if match is None:
-        return None
-    index = LETTERS.index(match.group(1).upper())
-    return index if index < choices else None
