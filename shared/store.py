@@ -12,6 +12,7 @@ Keys:
     names/{datasets,models}/<name>        mutable names for artifacts
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -22,7 +23,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache
 from io import BytesIO
@@ -98,6 +99,22 @@ def _translated(key: str) -> Iterator[None]:
         yield
     except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _raise(error, key) from None  # urllib3's own message spells out the signed URL
+
+
+@contextmanager
+def _locked(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold the kernel's lock on a folder; it ends with this process, however that ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_unless_held(folder: Path) -> None:
+    with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        shutil.rmtree(folder)
 
 
 def _next(chunks: Iterator[bytes], key: str) -> bytes:
@@ -238,21 +255,19 @@ class Store:
         """
         path = self.cache / "blobs" / digest
         link.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
             os.link(path, link)
             os.utime(link)
             return
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".incoming-")
-        incoming = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as out:
+        with link.open("xb") as out:  # not in the cache: what a killed worker leaves half done goes with its workspace
+            try:
                 self._download(f"blobs/{digest}", out, digest)
-            os.link(incoming, link)
-            incoming.rename(path)
-        finally:
-            incoming.unlink(missing_ok=True)
+            except BaseException:
+                link.unlink()
+                raise
+        with suppress(FileExistsError):  # another thread was first
+            os.link(link, path)
         self._evict()
 
     def _download(self, key: str, out: Any, digest: str) -> None:
@@ -343,14 +358,23 @@ class Store:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A temporary folder on the cache's file system, so that links into the cache work."""
+        """A temporary folder on the cache's file system, so that links into the cache work.
+
+        Its owner holds a kernel lock on it, which dies with the process: who makes the next workspace
+        takes away what killed workers left.
+        """
         parent = self.cache / "work"
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with ExitStack() as held:
+            with _locked(parent):
+                for left in parent.iterdir():
+                    _remove_unless_held(left)
+                folder = Path(tempfile.mkdtemp(dir=parent))
+                held.enter_context(_locked(folder))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     # --- names -----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from services.sandbox import draw, words
-from services.sandbox.scene import FPS, Person, Scene, Vehicle
+from services.sandbox.scene import FPS, Camera, Person, Scene, Vehicle
 
 #: The lead car's waiting place: column, row of its wheels, width.
 _EGO_LEAD: Final = (240.0, 186.0, 92.0)
@@ -27,17 +27,20 @@ class Placed(NamedTuple):
 
 def render(scene: Scene) -> Iterator[np.ndarray]:
     """The scene's frames, each [256, 384, 3] uint8 RGB, at FPS."""
-    camera = scene.camera
-    if camera.view == "ego":
-        ground = draw.ego_road(scene.style, zebra=camera.zebra, lanes=camera.lanes)
-    else:
-        ground = draw.crossroads(scene.style, zebra=camera.zebra)
+    empty = ground(scene.camera, scene.style)
     for index in range(scene.frames):
-        canvas = ground.copy()
+        canvas = empty.copy()
         t = index / FPS
         for placed in [*road_users(scene, t), *_signals(scene, t, canvas)]:
             draw.paste(canvas, *placed)
         yield draw.pixels(canvas)
+
+
+def ground(camera: Camera, style: draw.Style) -> Image.Image:
+    """The empty road, as this camera sees it."""
+    if camera.view == "ego":
+        return draw.ego_road(style, zebra=camera.zebra, lanes=camera.lanes)
+    return draw.crossroads(style, zebra=camera.zebra)
 
 
 def road_users(scene: Scene, t: float) -> list[Placed]:

@@ -125,7 +125,7 @@ def recording(seed: int, split: str, index: int, clips: int) -> list[Scene]:
     """The scenes of one recording: one camera and style, `clips` different events."""
     name = f"{split.replace('_', '-')}-rec{index:03d}"
     rng = np.random.default_rng(seed_of(seed, split, index))
-    camera, style = _camera(rng), _style(rng)
+    camera, style = look(rng)
     fixed_sign = _sign(rng) if camera.view == "top_down" else None  # a camera on a pole sees one sign all day
     scenes = []
     for number in range(1, clips + 1):
@@ -149,6 +149,11 @@ def recording(seed: int, split: str, index: int, clips: int) -> list[Scene]:
             )
         )
     return scenes
+
+
+def look(rng: np.random.Generator) -> tuple[Camera, Style]:
+    """A camera and a style, by lot."""
+    return _camera(rng), _style(rng)
 
 
 def _camera(rng: np.random.Generator) -> Camera:

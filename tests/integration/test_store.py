@@ -1,5 +1,9 @@
 """What the object store promises, on a real S3 server."""
 
+import json
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,6 +53,7 @@ def test_a_flipped_byte_is_caught_on_download(store: Store, tmp_path: Path) -> N
     with pytest.raises(StoreError, match="damaged"):
         store.get_blob(digest, tmp_path / "link")
     assert not (store.cache / "blobs" / digest).exists()
+    assert not (tmp_path / "link").exists()
 
 
 def test_rows_refer_to_clips_that_are_in_the_store_already(store: Store, tmp_path: Path) -> None:
@@ -65,6 +70,32 @@ def test_rows_refer_to_clips_that_are_in_the_store_already(store: Store, tmp_pat
     artifact = store.put_artifact("rows", tmp_path / "rows")
     store.get_artifact(artifact, tmp_path / "cache" / "rows")
     assert (tmp_path / "cache" / "rows" / "clips" / digest).read_bytes() == b"frames"
+
+
+_DIES = """
+import os, signal, sys
+from pathlib import Path
+from tests.integration.test_store import store_of
+with store_of(sys.argv[1]).workspace() as space:
+    (space / "weights").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def store_of(settings: str) -> Store:
+    return Store(Settings.model_validate_json(settings))
+
+
+def test_what_a_killed_worker_left_is_taken_away_and_a_live_ones_stays(store: Store, config: Settings) -> None:
+    secrets = {name: getattr(config, name).get_secret_value() for name in ("redis_url", "s3_secret_key")}
+    settings = json.dumps(config.model_dump(mode="json") | secrets)
+    died = subprocess.run([sys.executable, "-c", _DIES, settings], check=False)
+    assert died.returncode == -signal.SIGKILL
+    (left,) = (store.cache / "work").iterdir()
+    assert (left / "weights").exists()
+    with store.workspace() as live, store.workspace() as other:
+        assert set((store.cache / "work").iterdir()) == {live, other}
+    assert not list((store.cache / "work").iterdir())
 
 
 def test_the_cache_stays_within_its_bound(config: Settings, tmp_path: Path) -> None:

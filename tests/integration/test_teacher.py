@@ -22,7 +22,7 @@ from shared.errors import Stopped, UsageError
 from shared.schema import Label, Rows, read_jsonl, write_rows
 from shared.teachers import Patience, Request, Teacher, TeacherError, connect
 from shared.teachers.gemini import mime_type, retry_delay
-from tests.integration.teacher_bench import ROOT, LazyContext, sandbox_teacher, write_scene_rows
+from tests.integration.taught import ROOT, LazyContext, sandbox_teacher, write_scene_rows
 from workers.labeler.ask import TeacherOutageError
 from workers.labeler.label import label
 

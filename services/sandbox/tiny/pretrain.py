@@ -38,7 +38,7 @@ QUESTIONS = 4
 VIETNAMESE = 0.1  #: share of questions
 IN_WORDS = 0.25  #: share of questions answered in words, without choices
 SEEING_PATCHES = 96  #: temporal patches a step of the second stage
-READING_STEPS, SEEING_STEPS, JOINT_STEPS = 250, 650, 300
+READING_STEPS, SEEING_STEPS, JOINT_STEPS = 350, 900, 300
 
 
 def corpus() -> Iterator[str]:

@@ -1,17 +1,20 @@
-"""What the tiny model is pre-trained on: one to three sprites on a plain ground, and what each cell of it shows.
+"""What the tiny model is pre-trained on: a few sprites on a plain ground or an empty road, and what each cell shows.
 
-The sprites are the sandbox's (`services/sandbox/draw.py`), but nothing else of a scene is here: no road, no
-skyline, no texture, no video codec; things stand anywhere, and move evenly. Questions that need a count,
-an order of two things, or a judgement (`KINDS` lacks them) are never asked.
+Sprites and roads are the sandbox's (`services/sandbox/draw.py`), but no scene is: things stand anywhere, on any
+ground, and move evenly; nothing has been through a video codec. Cars, and how many people walk together, are
+seen but never asked about, nor is an order of two things or a judgement (`KINDS` lacks them).
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from services.sandbox import draw, words
+from services.sandbox.render import ground
+from services.sandbox.scene import PERSON_GAP, look, seed_of
 
 FRAMES: Final = 8
 PATCHES: Final = 4  #: temporal patches, two frames each
@@ -26,10 +29,10 @@ KINDS: Final[dict[str, float]] = {
     "light_end": 1.0,
     "speed": 1.0,
     "sign": 1.0,
-    "car_colour": 1.0,
-    "car_way": 1.0,
-    "person_way": 0.7,
+    "person_way": 1.0,
 }
+ROADS: Final = 192  #: empty roads, drawn once: one costs more than all else in a clip
+ON_A_ROAD: Final = 0.6  #: share of clips
 _SIGN_WORDS: Final = {
     "stop": ("sign", "stop"),
     "no_entry": ("sign", "no", "entry"),
@@ -59,7 +62,7 @@ class Primitive(NamedTuple):
     """A clip of things. `cells[p][c]` are the words for what cell c (row by row) shows in temporal patch p."""
 
     seconds: float
-    ground: tuple[int, int, int]
+    ground: Image.Image
     things: list[Thing]
     cells: list[list[tuple[str, ...]]]
     facts: dict[str, str]
@@ -76,7 +79,7 @@ class Primitive(NamedTuple):
         frames = np.empty((len(indices), draw.HEIGHT // REDUCE, draw.WIDTH // REDUCE, 3), np.uint8)
         noise = rng.normal(0, rng.uniform(0, 5), frames.shape[1:])
         for place, index in enumerate(indices):
-            canvas = Image.new("RGB", (draw.WIDTH, draw.HEIGHT), self.ground)
+            canvas = self.ground.copy()
             for thing in self.things:
                 draw.paste(canvas, *thing.spots[index])
             frames[place] = (np.asarray(canvas.reduce(REDUCE), np.float32) + noise).clip(0, 255)
@@ -84,21 +87,33 @@ class Primitive(NamedTuple):
 
 
 def primitive(rng: np.random.Generator) -> Primitive:
-    """One to three things drawn by lot, each of another sort."""
-    count = int(rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25)))
-    makers = [_MAKERS[int(i)] for i in rng.permutation(len(_MAKERS))[:count]]
-    columns = rng.permutation(COLUMNS)
-    things = [make(rng, int(column)) for make, column in zip(makers, columns, strict=False)]
+    """One to four things drawn by lot; there is at least one question to ask of them."""
+    things: list[Thing] = []
+    while not any(thing.facts for thing in things):
+        makers = [_MAKERS[int(i)] for i in rng.permutation(len(_MAKERS))]
+        makers = makers[: int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3)))] + [_car] * int(rng.choice(2, p=(0.7, 0.3)))
+        columns = [*rng.permutation(COLUMNS), int(rng.integers(COLUMNS))]
+        things = [make(rng, int(column)) for make, column in zip(makers, columns, strict=False)]
     things = [things[int(i)] for i in rng.permutation(len(things))]
-    ground = rng.integers(40, 236, 3) if rng.random() < 0.5 else np.full(3, rng.integers(50, 210))
-    facts = {kind: key for thing in things for kind, key in thing.facts.items()}
     return Primitive(
         seconds=round(float(rng.uniform(3.8, 8.0)), 1),
-        ground=tuple(int(value) for value in ground),  # type: ignore[arg-type]
+        ground=_ground(rng),
         things=things,
         cells=_cells(things),
-        facts=facts,
+        facts={kind: key for thing in things for kind, key in thing.facts.items()},
     )
+
+
+def _ground(rng: np.random.Generator) -> Image.Image:
+    if rng.random() < ON_A_ROAD:
+        return _road(int(rng.integers(ROADS)))
+    tint = rng.integers(40, 236, 3) if rng.random() < 0.5 else np.full(3, rng.integers(50, 210))
+    return Image.new("RGB", (draw.WIDTH, draw.HEIGHT), tuple(int(value) for value in tint))
+
+
+@lru_cache(maxsize=ROADS)
+def _road(index: int) -> Image.Image:
+    return ground(*look(np.random.default_rng(seed_of("road", index))))
 
 
 def _cells(things: list[Thing]) -> list[list[tuple[str, ...]]]:
@@ -171,24 +186,37 @@ def _car(rng: np.random.Generator, column: int) -> Thing:
             shrunk = size - (4 * index if move == "straight" else 0)
             sprite = draw.car_rear(colour, max(24, shrunk), braking=move == "stops")
         spots.append(Spot(sprite, x + dx * gone, y + dy * gone))
-    return Thing(spots, [("car", colour, move)] * PATCHES, {"car_colour": colour, "car_way": move})
+    return Thing(spots, [("car", colour, move)] * PATCHES, {})
 
 
-def _person(rng: np.random.Generator, column: int) -> Thing:
+def _people(rng: np.random.Generator, column: int) -> Thing:
+    """One to three people who walk together."""
     x, y = _place(rng, column)
-    way, coat, height = str(rng.choice(("left", "right"))), int(rng.integers(4)), int(rng.integers(7, 10)) * 8
+    count = int(rng.choice((1, 2, 3), p=(0.6, 0.2, 0.2)))
+    way, height = str(rng.choice(("left", "right"))), int(rng.integers(7, 10)) * 8
+    coats = [int(coat) for coat in rng.permutation(4)[:count]]
     speed = float(rng.uniform(20, 110)) * (1 if way == "right" else -1)
     middle = float(rng.uniform(1, 6))
-    spots = [Spot(draw.person(coat, height, i % 4), x + speed * (i - middle), y) for i in range(FRAMES)]
-    return Thing(spots, [("person", way)] * PATCHES, {"person_way": way})
+    spots = [Spot(_group(coats, height, i % 4), x + speed * (i - middle), y) for i in range(FRAMES)]
+    facts = {"person_way": way} if count == 1 else {}
+    return Thing(spots, [("person", way, str(count))] * PATCHES, facts)
 
 
-_MAKERS: Final[tuple[Callable[[np.random.Generator, int], Thing], ...]] = (_light, _sign, _car, _person)
+def _group(coats: list[int], height: int, step: int) -> Image.Image:
+    """People side by side."""
+    people = [draw.person(coat, height, step) for coat in coats]
+    group = Image.new("RGBA", (people[0].width + PERSON_GAP * (len(people) - 1), height))
+    for place, one in enumerate(people):
+        group.paste(one, (place * PERSON_GAP, 0))
+    return group
+
+
+_MAKERS: Final[tuple[Callable[[np.random.Generator, int], Thing], ...]] = (_light, _sign, _car, _people)
 
 #: Every word a cell can be described with: the visual tokens are aligned to these words' embeddings.
 CELL_WORDS: Final = tuple(
     sorted(
-        {"light", "car", "person", *words.SPEEDS, *words.VEHICLE_COLOURS, *words.MOVES}
+        {"light", "car", "person", "1", "2", "3", *words.SPEEDS, *words.VEHICLE_COLOURS, *words.MOVES}
         | {word for parts in _SIGN_WORDS.values() for word in parts}
     )
 )
