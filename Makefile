@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 SERVICES := .venvs/services/bin
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo test check unit integration e2e up down logs clean locks
+.PHONY: help setup demo test check unit integration e2e bench prove up down logs clean locks
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,12 @@ check: setup ## ruff, mypy, import-linter, stage versions, generated docs
 
 unit integration e2e: setup ## one part of `make test`
 	@$(SERVICES)/python -m scripts.test $@
+
+bench: setup ## one benchmark (NAME=learning): a table, and benchmarks/results/NAME.json
+	@$(SERVICES)/python -m benchmarks.$(NAME)
+
+prove: ## what takes too long for `make test`: the sandbox preset under three seeds (half an hour)
+	@$(MAKE) --no-print-directory bench NAME=learning
 
 up: setup ## start the local stack in the background
 	@$(SERVICES)/python -m services.local.stack up

@@ -34,17 +34,22 @@ def main() -> None:
 
 
 def _run(env: dict[str, str]) -> None:
-    run = _roadqa(env, "run", "--preset", "sandbox", capture=True).strip().splitlines()[-1]
+    run = roadqa(env, "run", "--preset", "sandbox", capture=True).strip().splitlines()[-1]
     print(f"run {run}", flush=True)
     DEMO.mkdir(exist_ok=True)
-    _roadqa(env, "watch", run)
-    _roadqa(env, "report", run, "--html", str(DEMO / "report.html"), "--submission", str(DEMO / "submission.csv"))
-    report = _roadqa(env, "report", run, "--json", capture=True)
+    roadqa(env, "watch", run)
+    roadqa(env, "report", run, "--html", str(DEMO / "report.html"), "--submission", str(DEMO / "submission.csv"))
+    report = roadqa(env, "report", run, "--json", capture=True)
     json.loads(report)
     (DEMO / "report.json").write_text(report, encoding="utf-8")
 
 
-def _roadqa(env: dict[str, str], *words: str, capture: bool = False) -> str:
+def roadqa(env: dict[str, str], *words: str, capture: bool = False) -> str:
+    """Run a command on the stack of `env`; with `capture`, returns what it printed.
+
+    Raises:
+        RoadQAError: it failed.
+    """
     command = [sys.executable, "-m", "services.cli.main", *words]
     done = subprocess.run(
         command,

@@ -22,7 +22,7 @@ class VideoBudget(Frozen):
     """How much of a clip a model may see."""
 
     fps: float = Field(2.0, gt=0, le=60)  #: frames sampled per second of clip
-    tokens_per_patch: int = Field(256, ge=1, le=16384)  #: cap of visual tokens per temporal patch
+    tokens_per_patch: int = Field(768, ge=1, le=16384)  #: cap of visual tokens per temporal patch
     tokens_per_clip: int = Field(24576, ge=1)  #: cap of visual tokens per clip
     max_frames: int = Field(768, ge=2)  #: longer clips are sampled more thinly, evenly
 

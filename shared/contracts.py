@@ -5,16 +5,24 @@ are not. Bump a stage's version in `STAGES` when its verb would give another res
 recipe: `make check` asks for it.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from shared.budget import VideoBudget
 from shared.prompts import SystemPrompt
 from shared.schema import Frozen
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-class TeacherRecipe(Frozen):
+
+class Recipe(Frozen):
+    """What decides a stage's result."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class TeacherRecipe(Recipe):
     """A teacher model. Where its server is, and its key, are settings."""
 
     provider: Literal["gemini"] = "gemini"
@@ -24,31 +32,30 @@ class TeacherRecipe(Frozen):
     thinking_budget: int = -1  #: tokens; -1 lets the model choose, 0 turns thinking off
 
 
-class LabelRecipe(Frozen):
+class LabelRecipe(Recipe):
     """Five prompts, one cross-verification, consensus."""
 
     teacher: TeacherRecipe = TeacherRecipe()
     min_agreement: float = Field(0.6, ge=0, le=1)  #: share of usable votes that must agree
     extra_rounds: int = Field(2, ge=0, le=2)  #: fresh votes for inconsistent questions
-    seed: int = 0
+    seed: Seed = 0
 
 
-class AugmentRecipe(Frozen):
+class AugmentRecipe(Recipe):
     """Text-only variations of questions and choices."""
 
-    method: Literal["rules", "teacher"] = "rules"
-    teacher: TeacherRecipe = TeacherRecipe()
+    method: Literal["rules"] = "rules"
     per_question: int = Field(1, ge=1, le=8)  #: variations wanted of each question
-    seed: int = 0
+    seed: Seed = 0
 
 
-class LoraRecipe(Frozen):
+class LoraRecipe(Recipe):
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
 
 
-class TrainRecipe(Frozen):
+class TrainRecipe(Recipe):
     """Supervised fine-tuning on letters, loss on the answer only."""
 
     epochs: float = Field(2.0, gt=0)
@@ -63,38 +70,41 @@ class TrainRecipe(Frozen):
     shuffle_choices: bool = True  #: a fresh order of the choices each epoch, the answer followed
     liger: bool = True  #: Liger kernels where CUDA is present; they change speed and memory, not the loss
     system_prompt: SystemPrompt = "expert"
-    video: VideoBudget = VideoBudget(tokens_per_patch=768)
-    seed: int = 0
+    video: VideoBudget = VideoBudget()
+    seed: Seed = 0
 
 
-class QuantizeRecipe(Frozen):
+#: Group sizes of vLLM's int4 kernels (Marlin's list; the CPU kernel takes these too).
+GroupSize = Literal[32, 64, 128]
+
+
+class QuantizeRecipe(Recipe):
     """Weights to four bits; vision tower, embeddings and lm_head stay in 16."""
 
     scheme: Literal["fp4", "awq"]
     calibration_rows: int = Field(256, ge=1)  #: AWQ only; FP4 weights need no data
-    group_size: int = Field(128, ge=16)  #: AWQ only; NVFP4 fixes 16
+    group_size: GroupSize = 128  #: AWQ only; NVFP4 fixes 16
     system_prompt: SystemPrompt = "expert"
-    video: VideoBudget = VideoBudget(tokens_per_patch=768)
-    seed: int = 0
+    video: VideoBudget = VideoBudget()
+    seed: Seed = 0
 
 
-class PredictRecipe(Frozen):
+class PredictRecipe(Recipe):
     """Answers constrained to each question's own letters, by greedy choice."""
 
     engine: Literal["vllm", "transformers"] = "vllm"
     system_prompt: SystemPrompt = "expert"
-    video: VideoBudget = VideoBudget(tokens_per_patch=768)
+    video: VideoBudget = VideoBudget()
 
 
-class EvaluateRecipe(Frozen):
+class EvaluateRecipe(Recipe):
     """Accuracy with its interval, and the paired test against the parent."""
 
     resamples: int = Field(10_000, ge=100)  #: cluster bootstrap over recordings
     confidence: float = Field(0.95, gt=0, lt=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
-Recipe = LabelRecipe | AugmentRecipe | TrainRecipe | QuantizeRecipe | PredictRecipe | EvaluateRecipe
 StageName = Literal["label", "augment", "train", "quantize", "predict", "evaluate"]
 Kind = Literal["rows", "dataset", "model", "predictions", "scores"]
 
@@ -123,10 +133,10 @@ class Stage(NamedTuple):
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("label", 1, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", keeps_scratch=True),
+        Stage("label", 2, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", keeps_scratch=True),
         Stage("augment", 1, "augmenter", AugmentRecipe,
               {"data": Input("rows", clips=False)}, "rows", "data", keeps_scratch=True),
-        Stage("train", 1, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
+        Stage("train", 2, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
         Stage("quantize", 1, "quantizer", QuantizeRecipe,
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
         Stage("predict", 1, "inference", PredictRecipe,

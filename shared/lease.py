@@ -22,7 +22,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from shared.errors import BrokerError
-from shared.settings import Settings, settings
+from shared.settings import REDIS_SECONDS, Settings, settings
 
 _DIRTY_SECONDS = 60
 _PROGRESS_SECONDS = 120
@@ -41,19 +41,23 @@ class Board:
     """What is under way right now."""
 
     def __init__(self, config: Settings) -> None:
+        """Raises BrokerError where the URL cannot be read."""
         self._config = config
         try:
             self.redis: redis.Redis = redis.Redis.from_url(
                 config.redis_url.get_secret_value(),
                 decode_responses=True,
-                socket_timeout=10,
+                socket_timeout=REDIS_SECONDS,
                 socket_connect_timeout=5,
                 socket_keepalive=True,
                 health_check_interval=15,
                 retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
             )
-        except ValueError as error:
-            raise BrokerError(f"Redis's settings: {error}; check ROADQA_REDIS_URL") from error
+        except ValueError:  # whose text may hold the password's start
+            raise BrokerError(
+                "ROADQA_REDIS_URL is no redis://:password@host:port/0;"
+                " percent-encode special characters of the password (/ is %2F, # is %23)"
+            ) from None
         self._renew = self.redis.register_script(_RENEW)
         self._release = self.redis.register_script(_RELEASE)
 
@@ -132,7 +136,7 @@ class Board:
             pipe.execute()
 
     def sleep(self, seconds: float) -> None:
-        """Wait until something is dirty, or `seconds` have passed; takes all wake-ups at once."""
+        """Wait until something is dirty, or `seconds` (fewer than REDIS_SECONDS) have passed; takes all wake-ups."""
         if self.redis.brpop(["dirty"], timeout=seconds):
             self.redis.delete("dirty")
 

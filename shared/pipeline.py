@@ -6,6 +6,7 @@ whose inputs are artifacts or other nodes.
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -56,6 +57,16 @@ class Pipeline(Frozen):
     submission: SubmissionSpec | None = None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, where YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if doubled := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{doubled!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def parse_pipeline(text: str, source: str) -> Pipeline:
     """Read a pipeline file.
 
@@ -63,8 +74,8 @@ def parse_pipeline(text: str, source: str) -> Pipeline:
         UsageError: one line that names the file, the field and what is wrong.
     """
     try:
-        return Pipeline.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+        return Pipeline.model_validate(yaml.load(text, _Loader))
+    except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise UsageError(f"{source}: {_first_problem(error)}") from error
@@ -130,8 +141,14 @@ class Plan(Frozen):
 
 
 class _Planner:
-    def __init__(self, pipeline: Pipeline, datasets: Mapping[str, tuple[str, ...]], models: Mapping[str, str]) -> None:
-        self.pipeline, self.datasets, self.models = pipeline, datasets, models
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        datasets: Mapping[str, tuple[str, ...]],
+        models: Mapping[str, str],
+        trained_on: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        self.pipeline, self.datasets, self.models, self.trained_on = pipeline, datasets, models, trained_on
         self.nodes: dict[str, Node] = {}
 
     def sources(self, names: Iterable[str], where: str) -> tuple[Source, ...]:
@@ -153,15 +170,17 @@ class _Planner:
             return Source(artifact=self.models[name])
         raise UsageError(f"{where}: no model or earlier train or quantize step is called {name!r}")
 
-    def recipe(self, stage: str, values: dict[str, Any], where: str) -> dict[str, Any]:
+    def recipe(self, stage: str, values: dict[str, Any], where: str, model: str | None = None) -> dict[str, Any]:
+        """`values` over the pipeline's own; what works on the model of an earlier step asks it as that step did."""
         fields = STAGES[stage].recipe.model_fields
-        defaults: dict[str, Any] = {}
-        if "video" in fields and self.pipeline.video:
-            defaults["video"] = self.pipeline.video
-        if "system_prompt" in fields:
-            defaults["system_prompt"] = self.pipeline.system_prompt
+        asked: dict[str, Any] = {"system_prompt": self.pipeline.system_prompt, "video": self.pipeline.video}
+        if model in self.nodes:
+            asked |= {name: self.nodes[model].recipe[name] for name in asked}
+        chosen = {name: value for name, value in asked.items() if name in fields} | values
+        if isinstance(video := values.get("video"), dict):
+            chosen["video"] = asked["video"] | video
         try:
-            return parse_recipe(stage, defaults | values).model_dump(mode="json")
+            return parse_recipe(stage, chosen).model_dump(mode="json")
         except ValidationError as error:
             raise UsageError(f"{where}: {_first_problem(error)}") from error
 
@@ -177,8 +196,10 @@ class _Planner:
             raise UsageError(f"{where}.stage: must be label, augment, train or quantize, not {stage!r}")
         inputs: dict[str, tuple[Source, ...]] = {}
         contract = STAGES[stage].inputs
+        model = None
         if "model" in contract:
-            inputs["model"] = (self.model(str(values.pop("model", None)), where),)
+            model = str(values.pop("model", None))
+            inputs["model"] = (self.model(model, where),)
         data = values.pop("data", [])
         names = [data] if isinstance(data, str) else data
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -190,13 +211,16 @@ class _Planner:
         replicate = values.pop("replicate", 0)
         if not isinstance(replicate, int):
             raise UsageError(f"{where}.replicate: must be a number, not {replicate!r}")
-        self.add(name, stage, self.recipe(stage, values, where), inputs, replicate)
+        recipe = self.recipe(stage, values, where, model if stage == "quantize" else None)
+        if recipe.get("scheme") == "awq" and not names:
+            raise UsageError(f"{where}.data: awq is calibrated on rows: say which")
+        self.add(name, stage, recipe, inputs, replicate)
 
     def predict(self, model: str, data: str, engine: str, system_prompt: str | None, where: str) -> str:
         values: dict[str, Any] = {"engine": engine}
         if system_prompt:
             values["system_prompt"] = system_prompt
-        recipe = self.recipe("predict", values, where)
+        recipe = self.recipe("predict", values, where, model)
         name = f"predict {model} on {data} ({recipe['engine']}, {recipe['system_prompt']})"
         if name not in self.nodes:
             inputs = {"model": (self.model(model, where),), "data": self.sources([data], where)}
@@ -204,13 +228,17 @@ class _Planner:
         return name
 
     def seen(self, model: str) -> tuple[Source, ...]:
-        """The rows a model was trained on, through quantisation back to the base."""
+        """The rows a model was trained on, through quantisation and earlier runs back to the base."""
         node = self.nodes.get(model)
         if node is None:
-            return ()
+            return self.seen_before(self.models[model])
         own = node.inputs.get("data", ()) if node.stage == "train" else ()
-        before = [self.seen(source.node) for source in node.inputs["model"] if source.node]
-        return tuple(dict.fromkeys([*own, *(s for sources in before for s in sources)]))
+        (source,) = node.inputs["model"]
+        before = self.seen(source.node) if source.node else self.seen_before(str(source.artifact))
+        return tuple(dict.fromkeys([*own, *before]))
+
+    def seen_before(self, artifact: str) -> tuple[Source, ...]:
+        return tuple(Source(artifact=part) for part in self.trained_on.get(artifact, ()))
 
     def evaluate(self, predict: str, parent: str | None, model: str, test: str) -> str:
         name = f"evaluate {predict}" + (f" against {parent}" if parent else "")
@@ -248,13 +276,20 @@ class _Planner:
         )
 
 
-def make_plan(pipeline: Pipeline, datasets: Mapping[str, tuple[str, ...]], models: Mapping[str, str]) -> Plan:
+def make_plan(
+    pipeline: Pipeline,
+    datasets: Mapping[str, tuple[str, ...]],
+    models: Mapping[str, str],
+    trained_on: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> Plan:
     """The graph of a pipeline whose data and models have been resolved to artifacts.
+
+    `trained_on` gives the rows artifacts that models from earlier runs have seen, by model artifact.
 
     Raises:
         UsageError: a step or row names what does not exist, or a recipe is wrong; says where.
     """
-    planner = _Planner(pipeline, datasets, models)
+    planner = _Planner(pipeline, datasets, models, trained_on)
     for name, body in pipeline.steps.items():
         if name in datasets or name in models:
             raise UsageError(f"steps.{name}: data or a model has that name already; choose another")
@@ -262,6 +297,8 @@ def make_plan(pipeline: Pipeline, datasets: Mapping[str, tuple[str, ...]], model
     report = pipeline.report
     rows = tuple(planner.row(name, spec, report) for name, spec in report.rows.items()) if report else ()
     submission = pipeline.submission
+    if submission and submission.data not in datasets:
+        raise UsageError(f"submission.data: {submission.data!r} is none of the `data`: {', '.join(datasets)}")
     predict = (
         planner.predict(submission.model, submission.data, submission.engine, None, "submission")
         if submission

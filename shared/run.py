@@ -72,6 +72,16 @@ def expand(node: Node, outputs: Mapping[str, tuple[str, ...]]) -> list[Task] | N
     ]
 
 
+def trained_on(store: Store, model: str) -> tuple[str, ...]:
+    """The rows artifacts that a model in the store was trained on, back to its base."""
+    lineage = store.manifest(model).lineage
+    if lineage is None:
+        return ()
+    own = lineage.inputs.get("data", ()) if lineage.stage == "train" else ()
+    before = [part for parent in lineage.inputs.get("model", ()) for part in trained_on(store, parent)]
+    return tuple(dict.fromkeys([*own, *before]))
+
+
 class NodeState(Frozen):
     """Where a node stands. Results and dead tasks are by task key."""
 

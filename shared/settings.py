@@ -2,12 +2,17 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import UsageError
 
 #: Where Docker and Kubernetes mount secrets, one file a variable (`/run/secrets/roadqa_s3_secret_key`).
 SECRETS = Path("/run/secrets")
+#: How long Redis may take to answer: less than this is waited in it.
+REDIS_SECONDS = 10
 
 
 class Settings(BaseSettings):
@@ -28,10 +33,10 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(20_000_000_000, gt=0, description="bytes the cache may hold")
 
     lease_seconds: float = Field(15.0, gt=0, description="seconds a silent worker keeps its lease")
-    heartbeat_seconds: float = Field(3.0, gt=0, description="seconds between heartbeats")
+    heartbeat_seconds: float = Field(3.0, gt=0, description="seconds between heartbeats; a third of a lease at most")
     offer_seconds: int = Field(30, gt=0, description="seconds an offer stands")
     offers_per_queue: int = Field(8, gt=0, description="offers out at once on one queue")
-    tick_seconds: float = Field(5.0, gt=0, description="seconds the conductor sleeps when nothing wakes it")
+    tick_seconds: float = Field(5.0, gt=0, description="seconds the conductor sleeps when nothing wakes it; 9 at most")
     max_attempts: int = Field(3, gt=0, description="attempts before a task is dead")
     grace_seconds: float = Field(60.0, gt=0, description="seconds a verb has to put its work down")
 
@@ -54,8 +59,49 @@ class Settings(BaseSettings):
     trainer_cache_bytes: int = Field(20_000_000_000, ge=0, description="bytes of decoded frames kept in one training")
     trainer_extensions: Path = Field(Path(".state/torch_extensions"), description="DeepSpeed's compiled extensions")
 
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        """Times that depend on one another.
+
+        Raises:
+            ValueError: names the variables and what to set.
+        """
+        if self.tick_seconds > REDIS_SECONDS - 1:  # a second for the answer to arrive
+            raise ValueError(
+                f"ROADQA_TICK_SECONDS is {self.tick_seconds:g}, but Redis must answer within {REDIS_SECONDS} s:"
+                f" set it to {REDIS_SECONDS - 1} or less"
+            )
+        if self.heartbeat_seconds > self.lease_seconds / 3:  # two may be lost
+            raise ValueError(
+                f"ROADQA_HEARTBEAT_SECONDS is {self.heartbeat_seconds:g}, ROADQA_LEASE_SECONDS"
+                f" {self.lease_seconds:g}: set the heartbeat to a third of the lease or less"
+            )
+        return self
+
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The process's settings, read once."""
-    return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None)
+    """The process's settings, read once.
+
+    Raises:
+        UsageError: a variable is set to what cannot be; names it.
+    """
+    return _read()
+
+
+def own_settings() -> Settings:
+    """What the user has set: variables and mounted secrets, without the local stack's `env` file.
+
+    Raises:
+        UsageError: a variable is set to what cannot be; names it.
+    """
+    return _read(_env_file=None)
+
+
+def _read(**sources: Any) -> Settings:
+    try:
+        return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None, **sources)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "".join(f"ROADQA_{place}: ".upper() for place in first["loc"])
+        raise UsageError(f"{name}{first['msg'].removeprefix('Value error, ')}") from None  # it would show the value

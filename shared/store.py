@@ -113,8 +113,9 @@ def _locked(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
 
 
 def _remove_unless_held(folder: Path) -> None:
-    with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-        shutil.rmtree(folder)
+    # FileNotFoundError: its owner was done with it meanwhile
+    with suppress(BlockingIOError, FileNotFoundError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _next(chunks: Iterator[bytes], key: str) -> bytes:

@@ -1,18 +1,23 @@
 """Datasets and models into the store: what `roadqa import` and `roadqa models pull` do."""
 
-import csv
+import os
+import re
+import shlex
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import click
+from pydantic import AfterValidator, Field, ValidationError
 
 from services.sandbox import clips as sandbox
 from shared.errors import InputError, UsageError
 from shared.formats import parts, roadbuddy
-from shared.formats.common import Imported
-from shared.schema import Frozen, Question
+from shared.formats.answers import add_answers
+from shared.formats.common import Imported, one_line
+from shared.pipeline import Pipeline
+from shared.schema import Frozen
 from shared.store import Manifest, Store
 
 #: `progress(what, done, total)`
@@ -23,6 +28,17 @@ _SANDBOX_FOLDER = Path(sandbox.__file__).parent / "base"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 #: What a checkpoint needs and may hold: weights as safetensors, the rest as text.
 _MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+_LONGEST_NAME = 255  # bytes: what a store on a disk can hold
+_ARTIFACT = re.compile(r"[0-9a-f]{64}")
+
+
+def _there(path: Path) -> Path:
+    if not os.path.exists(path):  # unlike Path.exists, False for what no disk can hold
+        raise ValueError(f"{path} is not there")
+    return path
+
+
+Existing = Annotated[Path, AfterValidator(_there)]
 
 
 class Import(Frozen):
@@ -33,7 +49,14 @@ class Import(Frozen):
     parts: int
     questions: int
     clips: int
+    recordings: int  #: that the clips were cut from
     problems: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        left_out = f"; {len(self.problems)} problems, listed above" if self.problems else ""
+        count = f"{self.questions} questions on {self.clips} clips of {self.recordings} recordings"
+        return f"{self.dataset}: {count}, in {self.parts} parts{left_out}"
 
 
 class SandboxData(Frozen):
@@ -54,11 +77,59 @@ class SandboxData(Frozen):
 class RoadBuddyData(Frozen):
     """An `{import: roadbuddy, …}` entry of a pipeline file's `data`."""
 
-    file: Path
-    videos: Path
+    file: Existing
+    videos: Existing
     name: str
-    answers: Path | None = None  #: CSV (id,answer) for a file that has no answers
+    answers: Existing | None = None  #: CSV (id,answer) for a file that has no answers
     strict: bool = False
+
+
+_IMPORTS: dict[str, type[SandboxData] | type[RoadBuddyData]] = {"sandbox": SandboxData, "roadbuddy": RoadBuddyData}
+
+
+def check_name(name: str, where: str, remedy: str) -> None:
+    """Refuse what can be no name in the store.
+
+    Raises:
+        UsageError: says where the name stands, and the remedy.
+    """
+    if not name.isprintable() or {"", ".", ".."} & set(name.split("/")) or len(name.encode()) > _LONGEST_NAME:
+        rule = f"up to {_LONGEST_NAME} printable bytes, no part between slashes empty, . or .."
+        raise UsageError(one_line(f"{where}: {name[:80]!r} cannot be a name ({rule}); {remedy}"))
+
+
+def check(pipeline: Pipeline) -> None:
+    """Look at a pipeline file's data and models without the store, before anything is imported.
+
+    Raises:
+        UsageError: a name that cannot be, or an import that is not understood; names the entry and the field.
+    """
+    for name, entry in pipeline.data.items():
+        _understood(name, entry)
+    for name, source in pipeline.models.items():
+        _check_model(name, source)
+
+
+def _understood(name: str, entry: str | dict[str, Any]) -> str | SandboxData | RoadBuddyData:
+    """A data entry: the name of a dataset, or what is to be imported."""
+    where = f"data.{name}"
+    if isinstance(entry, str):
+        check_name(entry, where, "see `roadqa import`")
+        return entry
+    kind = _IMPORTS.get(str(entry.get("import")))
+    if kind is None:
+        raise UsageError(one_line(f"{where}.import: must be {' or '.join(_IMPORTS)}, not {entry.get('import')!r}"))
+    try:
+        wanted = kind.model_validate({field: value for field, value in entry.items() if field != "import"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(one_line(f"{where}.{'.'.join(map(str, first['loc']))}: {first['msg']}")) from error
+    check_name(wanted.name, f"{where}.name", "choose another")
+    return wanted
+
+
+def _check_model(name: str, source: str) -> None:
+    check_name(source, f"models.{name}", f"`roadqa models pull {shlex.quote(source[:80])}` gives it one")
 
 
 def store_dataset(store: Store, name: str, imported: Imported, progress: Progress) -> Import:
@@ -79,49 +150,21 @@ def store_dataset(store: Store, name: str, imported: Imported, progress: Progres
         parts=len(artifacts),
         questions=len(imported.questions),
         clips=len(imported.clips),
+        recordings=len({clip.recording for clip in imported.clips.values()}),
         problems=tuple(imported.problems),
     )
 
 
 def import_roadbuddy(store: Store, data: RoadBuddyData, progress: Progress) -> Import:
     """Import a RoadBuddy file; with `strict` any problem is an error and nothing is stored."""
+    check_name(data.name, "--name", "choose another")
     imported = roadbuddy.read(data.file, data.videos, progress=lambda done, total: progress("read", done, total))
     if data.answers:
-        imported.questions[:] = with_answers(imported.questions, data.answers)
+        add_answers(imported, data.answers)
     if data.strict and imported.problems:
         problems = "\n".join(imported.problems)
         raise InputError(f"{len(imported.problems)} problems, nothing imported (--strict):\n{problems}")
     return store_dataset(store, data.name, imported, progress)
-
-
-def with_answers(questions: list[Question], file: Path) -> list[Question]:
-    """Add the answers of a CSV (`id,answer`, the letter of a choice) to questions that have none.
-
-    Raises:
-        InputError: an id or a letter that the questions do not have; names the file and the row.
-    """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines)
-            if not {"id", "answer"} <= set(rows.fieldnames or ()):
-                raise InputError(f"{file}: its first line must be id,answer")
-            letters = {row["id"]: (row["answer"] or "").strip().upper() for row in rows}
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8: {error}") from error
-    if unknown := letters.keys() - {question.id for question in questions}:
-        raise InputError(f"{file}: id {min(unknown)}: no such question in the imported file")
-    return [
-        _answered(question, letters[question.id], file) if question.id in letters else question
-        for question in questions
-    ]
-
-
-def _answered(question: Question, letter: str, file: Path) -> Question:
-    fits = [index for index, choice in enumerate(question.choices) if choice.label.upper() == letter]
-    if len(fits) != 1:
-        raise InputError(f"{file}: id {question.id}: {letter!r} names {len(fits)} of its choices, not one")
-    origin = question.origin.model_copy(update={"answer": "human"})
-    return question.model_copy(update={"answer": fits[0], "origin": origin})
 
 
 def import_sandbox(store: Store, data: SandboxData, progress: Progress) -> Import:
@@ -145,28 +188,34 @@ def import_sandbox(store: Store, data: SandboxData, progress: Progress) -> Impor
         return store_dataset(store, data.name, imported, progress)
 
 
+def tell_problems(done: Import) -> None:
+    """What was left out, a line each, on stderr."""
+    for problem in done.problems:
+        click.echo(f"left out: {problem}", err=True)
+
+
 def resolve_data(store: Store, name: str, source: str | dict[str, Any], progress: Progress) -> tuple[str, ...]:
     """The parts of a pipeline file's data entry, imported first where it says how and is not there yet.
+
+    What an import did is told on stderr: stdout is the run's.
 
     Raises:
         UsageError: no such dataset, or an import that is not understood; says what to do.
     """
-    if isinstance(source, str):
-        artifact = store.named("datasets", source)
-        if artifact is None:
-            known = ", ".join(store.names("datasets")) or "none"
-            raise UsageError(f"data.{name}: no dataset is called {source!r} (there are: {known}); see `roadqa import`")
+    wanted = _understood(name, source)
+    known_as = wanted if isinstance(wanted, str) else wanted.name
+    if not isinstance(wanted, RoadBuddyData) and (artifact := store.named("datasets", known_as)):
         return store.manifest(artifact).parts
-    values = dict(source)
-    kind = values.pop("import", None)
-    if kind == "sandbox":
-        wanted = SandboxData.model_validate(values)
-        artifact = store.named("datasets", wanted.name) or import_sandbox(store, wanted, progress).artifact
-    elif kind == "roadbuddy":
-        artifact = import_roadbuddy(store, RoadBuddyData.model_validate(values), progress).artifact
+    if isinstance(wanted, str):
+        known = ", ".join(store.names("datasets")) or "none"
+        raise UsageError(f"data.{name}: no dataset is called {wanted!r} (there are: {known}); see `roadqa import`")
+    if isinstance(wanted, SandboxData):
+        done = import_sandbox(store, wanted, progress)
     else:
-        raise UsageError(f"data.{name}.import: must be sandbox or roadbuddy, not {kind!r}")
-    return store.manifest(artifact).parts
+        done = import_roadbuddy(store, wanted, progress)
+    tell_problems(done)
+    click.echo(done.summary, err=True)
+    return store.manifest(done.artifact).parts
 
 
 def pull_model(store: Store, source: str, name: str | None, progress: Progress) -> tuple[str, str]:
@@ -177,11 +226,16 @@ def pull_model(store: Store, source: str, name: str | None, progress: Progress) 
 
     Raises:
         InputError: the folder is no safetensors checkpoint.
+        UsageError: it cannot be called so.
     """
+    # a folder has a name however it is spelled: `.` is `my-model`
+    own = Path(source).resolve().name if Path(source).is_dir() else source.rsplit("/", 1)[-1]
+    known_as = own if name is None else name
+    check_name(known_as, "--name", "choose another")
     if source == SANDBOX_MODEL:
-        return _store_model(store, _SANDBOX_FOLDER, name or SANDBOX_MODEL, progress)
+        return _store_model(store, _SANDBOX_FOLDER, known_as, progress)
     if Path(source).is_dir():
-        return _store_model(store, Path(source), name or Path(source).resolve().name, progress)
+        return _store_model(store, Path(source), known_as, progress)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -192,7 +246,7 @@ def pull_model(store: Store, source: str, name: str | None, progress: Progress) 
             f"{source} is neither a local folder nor a model that Hugging Face gives out here: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return _store_model(store, Path(folder), name or source.rsplit("/", 1)[-1], progress)
+    return _store_model(store, Path(folder), known_as, progress)
 
 
 def _store_model(store: Store, folder: Path, name: str, progress: Progress) -> tuple[str, str]:
@@ -211,15 +265,22 @@ def _names(paths: Iterable[Path]) -> str:
 
 
 def resolve_model(store: Store, name: str, source: str, progress: Progress) -> str:
-    """The artifact of a pipeline file's model entry: a pulled name, or an artifact's id."""
+    """The artifact of a pipeline file's model entry: a pulled name, or an artifact's id.
+
+    Raises:
+        UsageError: no such model, or an artifact that is none; says what to do.
+    """
     if source == SANDBOX_MODEL:  # it comes with this version of the project, whatever is in the store
         return pull_model(store, source, None, progress)[1]
+    _check_model(name, source)
     found = store.named("models", source)
-    if found is None and len(source) == 64 and store.exists(f"artifacts/{source}"):
-        return source
+    if found is None and _ARTIFACT.fullmatch(source) and store.exists(f"artifacts/{source}"):
+        found = source
     if found is None:
         known = ", ".join(store.names("models")) or "none"
-        raise UsageError(
-            f"models.{name}: {source!r} is not in the store (there are: {known}); `roadqa models pull {source}`"
-        )
+        remedy = f"`roadqa models pull {shlex.quote(source)}`"
+        raise UsageError(f"models.{name}: {source!r} is not in the store (there are: {known}); {remedy}")
+    if (kind := store.manifest(found).kind) != "model":
+        remedy = f"`roadqa trace {found[:12]}` shows where it comes from"
+        raise UsageError(f"models.{name}: artifact {found[:12]} is {kind}, not a model; {remedy}")
     return found

@@ -74,7 +74,9 @@ def import_roadbuddy(
     file: Path, videos: Path, name: str | None, answers: Path | None, strict: bool, as_json: bool
 ) -> None:
     """Import a RoadBuddy file (train.json, public_test.json)."""
-    wanted = data.RoadBuddyData(file=file, videos=videos, name=name or file.stem, answers=answers, strict=strict)
+    wanted = data.RoadBuddyData(
+        file=file, videos=videos, name=file.stem if name is None else name, answers=answers, strict=strict
+    )
     with show.progress() as progress:
         done = data.import_roadbuddy(store(), wanted, progress)
     _tell_import(done, as_json)
@@ -98,10 +100,8 @@ def _tell_import(done: data.Import, as_json: bool) -> None:
     if as_json:
         _as_json(done.model_dump(mode="json"))
         return
-    for problem in done.problems:
-        click.echo(f"left out: {problem}", err=True)
-    left_out = f"; {len(done.problems)} problems, listed above" if done.problems else ""
-    click.echo(f"{done.dataset}: {done.questions} questions on {done.clips} clips, in {done.parts} parts{left_out}")
+    data.tell_problems(done)
+    click.echo(done.summary)
 
 
 @main.group()
@@ -131,6 +131,7 @@ def models_pull(source: str, name: str | None) -> None:
 def run(pipeline: Path | None, preset: str | None, watching: bool) -> None:
     """Start a run. What was done before, in any run, is not done again."""
     parsed = runs.read_pipeline(pipeline, preset)
+    data.check(parsed)
     board().ping()
     with show.progress() as progress:
         plan = runs.resolve(store(), parsed, progress)

@@ -5,7 +5,7 @@ table are drawn from that dictionary alone.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -16,6 +16,8 @@ from shared.schema import Frozen
 Scores = dict[str, Any]  #: what the evaluate stage wrote to scores.json
 Report = dict[str, Any]
 Row = dict[str, Any]
+
+_OUTERMOST: dict[str, Callable[[Iterable[Any]], Any]] = {"min": min, "max": max}
 
 
 # --- what it is made from --------------------------------------------------------------------------
@@ -75,18 +77,29 @@ class ReportInput(Frozen):
 
 
 def merge_facts(shards: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Facts of a step's shards as one: numbers add up, tables merge, anything else keeps its first value."""
-    merged: dict[str, Any] = {}
+    """Facts of a step's shards as one: numbers add up, tables merge, anything else keeps its first value.
+
+    Of `min` and `max` the outermost stays. What is neither a sum nor can be told from the shards' (means, rates) is
+    left out where there is more than one.
+    """
+    found: dict[str, list[Any]] = {}
     for facts in shards:
-        for key, value in facts.items():
-            held = merged.get(key)
-            if isinstance(value, Mapping):
-                merged[key] = merge_facts([held or {}, value])
-            elif isinstance(value, int | float) and isinstance(held, int | float):
-                merged[key] = held + value
-            else:
-                merged.setdefault(key, value)
-    return merged
+        for name, value in facts.items():
+            found.setdefault(name, []).append(value)
+    return {name: _merged(name, values) for name, values in found.items() if len(values) == 1 or not _average(name)}
+
+
+def _average(name: str) -> bool:
+    return name == "mean" or name.endswith("_per_second")
+
+
+def _merged(name: str, values: list[Any]) -> Any:
+    known = [value for value in values if value is not None] or [None]
+    if all(isinstance(value, Mapping) for value in known):
+        return merge_facts(known)
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        return _OUTERMOST.get(name, sum)(known)
+    return known[0]
 
 
 # --- report.json -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from services.cli.data import Progress, resolve_data, resolve_model
 from shared.errors import UsageError
 from shared.lease import Board
 from shared.pipeline import Pipeline, Plan, make_plan, parse_pipeline
-from shared.run import NodeState, Runs, RunState
+from shared.run import NodeState, Runs, RunState, trained_on
 from shared.schema import Frozen
 from shared.store import Store
 
@@ -48,15 +48,36 @@ def resolve(store: Store, pipeline: Pipeline, progress: Progress) -> Plan:
     make_plan(pipeline, dict.fromkeys(pipeline.data, ("",)), dict.fromkeys(pipeline.models, ""))
     datasets = {name: resolve_data(store, name, source, progress) for name, source in pipeline.data.items()}
     models = {name: resolve_model(store, name, source, progress) for name, source in pipeline.models.items()}
-    return make_plan(pipeline, datasets, models)
+    return make_plan(pipeline, datasets, models, {model: trained_on(store, model) for model in models.values()})
 
 
 def submit(store: Store, board: Board, plan: Plan) -> str:
-    """Put the run into the store and wake the conductor; returns the run's id."""
+    """Put the run into the store and wake the conductor; returns the run's id.
+
+    Work that died in an earlier run gets new attempts.
+    """
     run = f"{plan.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-    Runs(store).submit(run, plan)
-    board.wake(run)
+    runs = Runs(store)
+    _revive(runs, runs.state(run, plan))
+    runs.submit(run, plan)
+    _wake(board, run)
     return run
+
+
+def _revive(runs: Runs, state: RunState) -> int:
+    """Give dead tasks new attempts; returns how many."""
+    dead = [key for node in state.nodes for key in node.dead]
+    for key in dead:
+        runs.revive(key)
+    return len(dead)
+
+
+def _wake(board: Board, run: str) -> None:
+    """A hint that may be lost: the conductor looks by itself too."""
+    try:
+        board.wake(run)
+    except redis.RedisError as error:
+        log.warning("Redis does not answer (%s); %s waits until the conductor looks", type(error).__name__, run)
 
 
 class Step(Frozen):
@@ -124,12 +145,10 @@ def retry(store: Store, board: Board, run: str) -> int:
     runs = Runs(store)
     if runs.ended(run) == "complete":
         raise UsageError(f"run {run} is complete: there is nothing to retry")
-    dead = [key for node in runs.state(run).nodes for key in node.dead]
-    for key in dead:
-        runs.revive(key)
+    revived = _revive(runs, runs.state(run))
     runs.reopen(run)
-    board.wake(run)
-    return len(dead)
+    _wake(board, run)
+    return revived
 
 
 def cancel(store: Store, board: Board, run: str) -> None:
@@ -139,4 +158,4 @@ def cancel(store: Store, board: Board, run: str) -> None:
     if runs.ended(run):
         raise UsageError(f"run {run} has ended: {runs.ended(run)}")
     runs.cancel(run)
-    board.wake(run)
+    _wake(board, run)

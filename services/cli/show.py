@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from services.cli import render, traceview
 from services.cli.data import Progress as Tell
@@ -15,17 +16,18 @@ from services.cli.doctor import Finding
 from services.cli.runs import Step
 
 _WIDE = 160  # columns where the output is a file or a pipe
-_out = Console(highlight=False)
+# what is printed comes from data: "[/usr/lib/x.so]" is no markup and ":car:" no emoji
+_out = Console(highlight=False, markup=False, emoji=False)
 if not _out.is_terminal:
-    _out = Console(highlight=False, width=_WIDE)
-_err = Console(stderr=True, highlight=False)
+    _out = Console(highlight=False, markup=False, emoji=False, width=_WIDE)
+_err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 _PLAIN_EVERY = 10.0  # seconds between two lines of progress where nobody can see a line move
 
 
 @contextmanager
 def progress() -> Iterator[Tell]:
     """`tell(what, done, total)` draws one bar for each `what`, with rate and time left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bars:
         known: dict[str, Any] = {}
@@ -82,7 +84,7 @@ def trace(found: Mapping[str, Any]) -> None:
 
 
 def findings(found: Sequence[Finding]) -> None:
-    marks = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
+    tones = {"ok": "green", "warning": "yellow", "error": "red"}
     for finding in found:
-        _out.print(f"{marks[finding.state]} {finding.what}: ", end="")
-        _out.print(finding.detail, markup=False)
+        mark = (f"{finding.state:7}", tones[finding.state])
+        _out.print(Text.assemble(mark, f" {finding.what}: {finding.detail}"))

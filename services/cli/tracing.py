@@ -9,10 +9,11 @@ from shared.store import Store
 
 
 def trace(store: Store, artifact: str, question: str | None) -> dict[str, Any]:
-    """The lineage below an artifact (or a run's results), as `{"roots", "artifacts", "question"}`.
+    """The lineage below an artifact (or what a run has made so far), as `{"roots", "artifacts", "question"}`.
 
     Raises:
-        UsageError: there is neither an artifact nor a run of that name, or no such question in it.
+        UsageError: there is neither an artifact nor a run of that name, the run has made nothing yet, or
+            no such question is in it.
     """
     roots = _roots(store, artifact)
     graph: dict[str, dict[str, Any]] = {}
@@ -27,7 +28,10 @@ def trace(store: Store, artifact: str, question: str | None) -> dict[str, Any]:
 def _roots(store: Store, name: str) -> list[str]:
     runs = Runs(store)
     if "plan" in runs.marks().get(name, ()):
-        return [artifact for node in runs.state(name).nodes for artifact in node.artifacts]
+        made = [result.artifact for node in runs.state(name).nodes for result in node.results.values()]
+        if not made:
+            raise UsageError(f"run {name!r} has no result yet; `roadqa watch {name}`")
+        return made
     matches = [key.removeprefix("artifacts/") for key in store.keys(f"artifacts/{name}")]
     if len(matches) != 1:
         found = "none" if not matches else f"{len(matches)}; write more of it"
@@ -59,16 +63,25 @@ _TABLES = ("predictions.jsonl", "labels.jsonl", "questions.jsonl")
 
 def _rows_on(store: Store, graph: dict[str, dict[str, Any]], question: str) -> list[dict[str, Any]]:
     """Every row of the lineage about the question, and about what it was augmented from."""
-    wanted, found = {question}, []
-    for artifact, facts in graph.items():
-        if facts["kind"] not in ("rows", "predictions"):
-            continue
-        for table in _TABLES:
-            for row in _table(store, artifact, table):
-                name = row.get("question") or row.get("id")
-                if name in wanted:
-                    found.append({"artifact": artifact, "table": table, "row": row})
-    return found
+    rows: list[dict[str, Any]] = [
+        {"artifact": artifact, "table": table, "row": row}
+        for artifact, facts in graph.items()
+        if facts["kind"] in ("rows", "predictions")
+        for table in _TABLES
+        for row in _table(store, artifact, table)
+    ]
+    wanted = _with_parents(question, [found["row"] for found in rows if found["table"] == "questions.jsonl"])
+    return [found for found in rows if (found["row"].get("question") or found["row"].get("id")) in wanted]
+
+
+def _with_parents(question: str, questions: list[dict[str, Any]]) -> set[str]:
+    parents = {row["id"]: row["origin"]["parent"] for row in questions}
+    wanted: set[str] = set()
+    name: str | None = question
+    while name is not None and name not in wanted:
+        wanted.add(name)
+        name = parents.get(name)
+    return wanted
 
 
 def _table(store: Store, artifact: str, path: str) -> list[dict[str, Any]]:

@@ -1,11 +1,14 @@
 """The local stack without Docker: everything in the `Procfile`, kept alive by supervisord.
 
 `up` chooses free ports and random credentials, writes `<state>/env` (which every ROADQA process
-reads), starts what the Procfile lists and waits until it answers. `down` stops it by pid.
+reads), starts what the Procfile lists and waits until it answers. `down` stops it by pid. Both first
+stop what a supervisord that was killed left behind: two Redis on one folder would ruin it.
 """
 
 import argparse
+import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -16,13 +19,17 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
+import psutil
 import redis
 from dotenv import dotenv_values
 
 from shared.errors import RoadQAError
-from shared.settings import Settings
+from shared.settings import Settings, own_settings
 from shared.store import Store
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = {
@@ -40,7 +47,10 @@ PORTS = {
 _START_SECONDS = 90
 _STOP_SECONDS = 120
 _GRACE_SECONDS = 20  # for a verb to put its work down
-_KILL_SECONDS = 35  # until supervisord kills what has not ended
+_KILL_SECONDS = 35  # until what has not ended is killed
+_SERVERS = {"redis", "store"}  #: end last, for the others put their work down there
+_SANDBOX_KEY = "sandbox"  #: any would do; this one tells that it is not the user's
+_TEACHER = ("ROADQA_GEMINI_API_KEY", "ROADQA_GEMINI_BASE_URL")
 
 
 def procfile() -> dict[str, str]:
@@ -93,16 +103,21 @@ def configure(state: Path, only: Collection[str]) -> dict[str, str]:
         "ROADQA_CACHE_DIR": str(state / "cache" / "cli"),
         "ROADQA_GRACE_SECONDS": str(_GRACE_SECONDS),
     }
-    if not os.environ.get("ROADQA_GEMINI_API_KEY"):  # else the teacher is the user's own
-        env |= {
-            "ROADQA_GEMINI_BASE_URL": f"http://127.0.0.1:{ports['TEACHER']}",
-            "ROADQA_GEMINI_API_KEY": "sandbox",
-        }
+    env |= {} if _own_teacher() else _sandbox(ports["TEACHER"])
     _private(env_file, "".join(f"{key}={value}\n" for key, value in env.items()))
     _private(state / "redis.conf", _redis_conf(state, ports["REDIS"], redis_password))
     _private(state / "s3.json", json.dumps(_s3_identities(password)))
     _private(state / "supervisord.conf", _supervisor_conf(state, only))
     return env
+
+
+def _own_teacher() -> bool:
+    """Whether the user has set a key, as a variable or a mounted secret."""
+    return own_settings().gemini_api_key.get_secret_value() not in ("", _SANDBOX_KEY)
+
+
+def _sandbox(port: int | str) -> dict[str, str]:
+    return dict(zip(_TEACHER, (_SANDBOX_KEY, f"http://127.0.0.1:{port}"), strict=True))
 
 
 def _private(path: Path, text: str) -> None:
@@ -127,7 +142,7 @@ def _supervisor_conf(state: Path, only: Collection[str]) -> str:
         f"""
 [program:{name}]
 command=/bin/sh -c '{command.replace("%", "%%")}'
-environment=ROADQA_CACHE_DIR="{state / "cache" / name}",PYTHONPATH="{ROOT}",PYTHONUNBUFFERED="1"
+environment=ROADQA_CACHE_DIR="{state / "cache" / name}",PYTHONPATH="{ROOT}",PYTHONUNBUFFERED="1",SPT_NOENV="1"
 directory={ROOT}
 autostart={str(name in only).lower()}
 autorestart=true
@@ -190,9 +205,11 @@ def up(state: Path, only: Collection[str] | None = None) -> dict[str, str]:
         RoadQAError: a part did not come up; names its log.
     """
     state = state.absolute()
-    if running(state):
+    if pid := _pid(state):
         env = {k: v for k, v in dotenv_values(state / "env").items() if v}
+        _compare_teachers(pid, env)
     else:
+        _sweep(state)
         env = configure(state, procfile() if only is None else only)
         _start(state, env)
     config = Settings.model_validate({k.removeprefix("ROADQA_").lower(): v for k, v in env.items()})
@@ -200,6 +217,17 @@ def up(state: Path, only: Collection[str] | None = None) -> dict[str, str]:
     _await("redis", board.ping, _START_SECONDS, state / "logs" / "redis.log")
     _await("the object store", lambda: _prepared(config), _START_SECONDS, state / "logs" / "store.log")
     return env
+
+
+def _compare_teachers(pid: int, env: dict[str, str]) -> None:
+    """Say so where the running stack does not ask the teacher that is set now."""
+    wanted = dict(os.environ) if _own_teacher() else _sandbox(env["ROADQA_PORT_TEACHER"])
+    try:
+        held = psutil.Process(pid).environ()
+    except psutil.Error:  # another user's, or it ended just now
+        return
+    if any((held.get(name) or "") != (wanted.get(name) or "") for name in _TEACHER):
+        log.warning("the running stack asks another teacher than is set now: restart it with `make down up`")
 
 
 def _start(state: Path, env: dict[str, str]) -> None:
@@ -215,13 +243,64 @@ def _prepared(config: Settings) -> bool:
 
 
 def down(state: Path) -> None:
-    """Stop everything the stack started; no process is left when this returns."""
+    """Stop everything the stack started; no process is left when this returns.
+
+    Raises:
+        RoadQAError: something does not end.
+    """
     state = state.absolute()
     pid = _pid(state)
-    if pid is None:
-        return
-    os.kill(pid, signal.SIGTERM)
-    _await("supervisord's end", lambda: _pid(state) is None, _STOP_SECONDS, state / "logs")
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        _await("supervisord's end", lambda: _pid(state) is None, _STOP_SECONDS, state / "logs")
+    _sweep(state)
+
+
+def _sweep(state: Path) -> None:
+    """End what a killed supervisord left behind."""
+    _end(lambda: [process for process, name in _left(state).items() if name not in _SERVERS], state / "logs")
+    _end(lambda: list(_left(state)), state / "logs")
+
+
+def _end(left: Callable[[], list[psutil.Process]], logs: Path) -> None:
+    """Ask the programs to end, which end what they started themselves; kill what remains."""
+    found = left()
+    started = {process.pid for process in found}
+    for process in found:
+        if process.info["ppid"] not in started:
+            _signal(process, signal.SIGTERM)
+    with contextlib.suppress(RoadQAError):
+        _await("the programs' end", lambda: not left(), _KILL_SECONDS, logs)
+    for process in left():
+        _signal(process, signal.SIGKILL)
+    _await("the end of what was killed", lambda: not left(), _KILL_SECONDS, logs)
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def _left(state: Path) -> dict[psutil.Process, str]:
+    """Every process that this folder's supervisord started, or what it started did, with its name in the Procfile.
+
+    Never the caller or its ancestors.
+    """
+    spared = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
+    others = (p for p in psutil.process_iter(["ppid", "environ", "cwd"]) if p.pid not in spared)
+    return {process: name for process in others if (name := _program(process.info, state))}
+
+
+def _program(info: dict[str, Any], state: Path) -> str | None:
+    """A process's name in this state folder's Procfile, None where it is another's."""
+    env: dict[str, str] | None = info["environ"]
+    if env is None:  # not ours to read
+        return None
+    if not env and info["cwd"] == os.path.realpath(state / "redis"):  # Redis writes its title over its environment
+        return "redis"
+    socket_file = env.get("SUPERVISOR_SERVER_URL", "").removeprefix("unix://")
+    same = os.path.realpath(socket_file) == os.path.realpath(state / "supervisor.sock")
+    return env.get("SUPERVISOR_PROCESS_NAME") if same else None
 
 
 def control(state: Path, *words: str) -> str:

@@ -2,7 +2,7 @@
 
 `python -m services.sandbox.teacher --port 8765`
 
-Served: `POST /v1beta/models/{model}:generateContent` and `:countTokens`, resumable uploads at
+Served: `POST /v1beta/models/sandbox-{any}:generateContent` and `:countTokens`, resumable uploads at
 `/upload/v1beta/files`, `GET` and `DELETE /v1beta/files/{id}`, `GET /health`.
 Source of the protocol: ai.google.dev/api (generateContent, files), as google-genai 3.4 speaks it.
 """
@@ -31,8 +31,10 @@ from shared.errors import RoadQAError
 REQUEST_BYTES = 20 * 2**20  #: Gemini's bound on one request
 FILE_BYTES = 2 * 2**30
 SCENES = 4096  #: clips whose scene is remembered
+MODELS = "sandbox-"  #: what the names of the models here begin with: another's must not seem to answer
 TOKENS_PER_FRAME = 258  #: Gemini's figure for a frame at medium resolution
 _STATUS = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
+_OTHER_MODELS = f": the sandbox has {MODELS}teacher only; for Gemini's set ROADQA_GEMINI_API_KEY, then `make down up`"
 _BLOCK = re.compile(r"<question>\n(.*?)\n</question>\n<choices>\n(.*?)\n</choices>", re.DOTALL)
 _VOTE = re.compile(r"^Vote \d+: choice (\d+) ", re.MULTILINE)
 
@@ -201,6 +203,8 @@ class TeacherServer:
 
     async def _call(self, request: web.Request) -> web.Response:
         model, _, method = request.match_info["call"].partition(":")
+        if not model.startswith(MODELS):
+            raise Refusal(404, f"models/{model} is not found for API version v1beta{_OTHER_MODELS}")
         raw = await request.read()
         if len(raw) > REQUEST_BYTES:
             raise Refusal(400, f"Request payload size exceeds the limit: {REQUEST_BYTES} bytes.")

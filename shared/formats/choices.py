@@ -8,6 +8,8 @@ from shared.prompts import LETTERS
 from shared.schema import Choice
 
 _PREFIX = re.compile(r"^([A-Za-z])\s*[.):]\s*(.*)$", re.DOTALL)
+#: Letters and points to the end: "a.m." as well as a bare "A.".
+_ABBREVIATION = re.compile(r"[A-Za-z][.):](?:[A-Za-z]\.)*[A-Za-z]?")
 _EDGES = " \t.,;:!?\"'“”„‘’«»"
 
 
@@ -15,11 +17,13 @@ def parse_choices(written: Sequence[str]) -> tuple[Choice, ...]:
     """Choices with their source letters: `A. Có`, `D.Cấm`, `b)  Đúng`; letters may repeat.
 
     A lone "A." may also begin a text, so a letter counts as prefix only where at least half of the
-    row's choices have one. A choice without prefix gets the letter of its place.
+    row's choices have one, and where abbreviations ("a.m.", "p.m.") still differ without theirs.
+    A choice without prefix gets the letter of its place.
     """
     texts = [tidy(text) for text in written]
     matches = [_PREFIX.match(text) for text in texts]
-    prefixed = 2 * sum(match is not None for match in matches) >= len(texts)
+    short = [match.group(2) for match in matches if match and _ABBREVIATION.fullmatch(match.string)]
+    prefixed = 2 * sum(match is not None for match in matches) >= len(texts) and len(set(short)) == len(short)
     return tuple(
         Choice(label=match.group(1).upper(), text=match.group(2))
         if match and prefixed

@@ -49,17 +49,30 @@ def recording_of(name: str) -> str:
 
     `9f2c_386_clip_002_0008_0018_Y.mp4` (the competition's naming) → `9f2c_386`;
     `highway_day_0001.mp4` → `highway_day`; a name without a number is its own recording.
+    A name that is only a number is one too, in its folder: `cam1/0001.mp4` → `cam1/0001`.
     """
-    stem = PurePosixPath(name).stem
-    return _CLIP_NUMBER.sub("", stem) or stem
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.stem.strip("_").isdecimal():
+        return f"{path.parent.name}/{path.stem}".removeprefix("/")
+    return _CLIP_NUMBER.sub("", path.stem) or path.stem
 
 
 def resolve_within(folder: Path, name: str) -> Path:
     """The regular file called `name` in `folder`, in whichever Unicode form the disk spells it.
 
     Raises:
-        InputError: absent, or outside `folder` (absolute, by `..`, or by a link that leads out).
+        InputError: absent, outside `folder` (absolute, by `..`, or by a link that leads out), or no name that
+            a disk can hold.
     """
+    try:
+        return _within(folder, name)
+    # too long, or in a folder that is closed to us; a loop of links; half of a surrogate pair
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"clip {one_line(name)!r} cannot be opened: {reason}; rename or replace the file") from error
+
+
+def _within(folder: Path, name: str) -> Path:
     relative = PurePosixPath(name.replace("\\", "/"))
     if relative.is_absolute() or ".." in relative.parts or "\0" in name:
         raise InputError(f"clip {one_line(name)!r} is not a path inside the videos folder")

@@ -1,12 +1,13 @@
 """RoadBuddy JSON (Zalo AI Challenge 2025), and the many ways in which copies of it differ.
 
 `{"__count__": N, "data": [{"id", "question", "choices", "answer", "video_path", …}]}`. `support_frames`
-(times that support the answer) are left out: a model must not be told where to look.
+(times that support the answer) are left out: a model must not be told where to look. A row may say in
+`recording` which source its clip was cut from; without it, the clip's name says.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ class _Row(NamedTuple):
     test: bool
     video: str  #: as the file names it
     path: Path
+    recording: str | None  #: as the row says
 
 
 class _RowError(Exception):
@@ -79,8 +81,10 @@ def read(
     clips = read_clips(
         ((name, file) for file, name in names.items()), limits=limits, thorough=thorough, progress=progress
     )
-    for row in rows:
-        _take(path, row, clips[names[row.path]], imported)
+    found = [(row, clips[names[row.path]]) for row in rows]
+    given = _given_recordings(found)
+    for row, clip in found:
+        _take(path, row, clip, given, imported)
     return imported
 
 
@@ -145,25 +149,33 @@ def _understand(number: int, row: Any, videos: Path, test: bool, base: int | Non
     if not isinstance(row, dict):
         raise _RowError(f"is {type(row).__name__}, not an object")
     text, id_, video = (_text(row, field) for field in ("question", "id", "video_path"))
-    written = row.get("choices")
-    if not isinstance(written, list) or not 2 <= len(written) <= 26:
-        raise _RowError("has no list of 2 to 26 choices")
-    if not all(isinstance(choice, str | int | float) for choice in written):
-        raise _RowError("has a choice that is not text")
-    written = [str(choice) for choice in written]
+    written = _written(row.get("choices"))
     choices = parse_choices(written)
+    category = tidy(str(row.get("category") or row.get("type") or "unknown"))
+    language = tidy(str(row.get("language") or language_of(" ".join([text, *written]))))
+    recording = _recording(row.get("recording"))
+    _refuse_halves([id_, text, video, *written, category, language, recording or ""])
     return _Row(
         number,
         id_,
         text,
         choices,
         _answer(row.get("answer"), choices, base),
-        tidy(str(row.get("category") or row.get("type") or "unknown")),
-        tidy(str(row.get("language") or language_of(" ".join([text, *written])))),
+        category,
+        language,
         test or _SAYS_TEST.search(str(row.get("split", ""))) is not None,
         video,
         resolve_within(videos, video),
+        recording,
     )
+
+
+def _written(choices: Any) -> list[str]:
+    if not isinstance(choices, list) or not 2 <= len(choices) <= 26:
+        raise _RowError("has no list of 2 to 26 choices")
+    if not all(isinstance(choice, str | int | float) for choice in choices):
+        raise _RowError("has a choice that is not text")
+    return [str(choice) for choice in choices]
 
 
 def _text(row: dict[str, Any], field: str) -> str:
@@ -171,6 +183,20 @@ def _text(row: dict[str, Any], field: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise _RowError(f"has no {field}")
     return str(value).strip() if field == "video_path" else tidy(str(value))
+
+
+def _recording(recording: Any) -> str | None:
+    if isinstance(recording, bool) or not isinstance(recording, str | int | None):
+        raise _RowError(f"has a recording that is {type(recording).__name__}, not text")
+    return None if recording is None else tidy(str(recording)) or None
+
+
+def _refuse_halves(texts: list[str]) -> None:
+    """JSON can spell half of a surrogate pair, but no row with one can be written down again."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise _RowError("holds half a character (a lone surrogate); write the whole one") from error
 
 
 def _answer(answer: Any, choices: tuple[Choice, ...], base: int | None) -> int | None:
@@ -184,10 +210,24 @@ def _answer(answer: Any, choices: tuple[Choice, ...], base: int | None) -> int |
         raise _RowError(f"{error}; write it as one of them") from error
 
 
-def _take(path: Path, row: _Row, clip: Clip | MediaError, imported: Imported) -> None:
+def _given_recordings(found: list[tuple[_Row, Clip | MediaError]]) -> dict[str, str]:
+    """The recordings that rows give their clips, by digest; of two for one clip, the first."""
+    given: dict[str, str] = {}
+    for row, clip in found:
+        if isinstance(clip, Clip) and row.recording is not None:
+            given.setdefault(clip.digest, row.recording)
+    return given
+
+
+def _take(path: Path, row: _Row, clip: Clip | MediaError, given: Mapping[str, str], imported: Imported) -> None:
     """Add the row's question and clip, or say why not."""
     if isinstance(clip, MediaError):
         imported.problems.append(_problem(path, row.number, {"id": row.id}, f"clip refused: {clip}"))
+        return
+    recording = given.get(clip.digest, clip.recording)
+    if row.recording not in (None, recording):
+        what = f"its recording is {row.recording!r}, but an earlier row gives its clip {recording!r}; make them agree"
+        imported.problems.append(_problem(path, row.number, {"id": row.id}, what))
         return
     origin = Origin(answer="none" if row.answer is None else "human", test_derived=row.test)
     try:
@@ -205,5 +245,5 @@ def _take(path: Path, row: _Row, clip: Clip | MediaError, imported: Imported) ->
         imported.problems.append(_problem(path, row.number, {"id": row.id}, error.errors()[0]["msg"]))
         return
     imported.questions.append(question)
-    imported.clips.setdefault(clip.digest, clip)
+    imported.clips.setdefault(clip.digest, clip.model_copy(update={"recording": recording}))
     imported.paths.setdefault(clip.digest, row.path)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from shared.context import Scratch
 from shared.schema import Frozen
-from shared.teachers.teacher import Request, Teacher, TeacherError, Usage
+from shared.teachers.teacher import UNANSWERED, Request, Teacher, TeacherError, Usage
 
 PREFIX = "journal/"
 
@@ -36,8 +36,8 @@ class Entry(Frozen):
 class Journal:
     """Answers by request key in scratch, under `journal/<key>`.
 
-    Blocked, empty and malformed answers are final and kept as well; a service that could not
-    be reached has answered nothing, so its errors are raised and not kept.
+    Blocked, empty and malformed answers are final and kept as well; a service that could not be reached,
+    or refused the request, has answered nothing, so its errors are raised and not kept.
     """
 
     def __init__(self, scratch: Scratch, teacher: Teacher) -> None:
@@ -51,7 +51,7 @@ class Journal:
         """The kept answer to `request`; otherwise ask for one and keep it.
 
         Raises:
-            TeacherError: the service could not answer (only transient kinds).
+            TeacherError: the service gave no answer (only the kinds of `UNANSWERED`).
         """
         name = PREFIX + request.key
         async with self._asking.setdefault(name, asyncio.Lock()):
@@ -76,7 +76,7 @@ class Journal:
             data, usage, model = reply.data, reply.usage, reply.model
         except TeacherError as error:
             usage = error.usage
-            if error.transient:
+            if error.kind in UNANSWERED:
                 self.usage = self.usage.plus(usage)
                 raise
             problem, detail = error.kind, error.message

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from services.cli import data, tracing
 from services.local.stack import free_port
 from services.sandbox import clips
-from shared.store import Store
+from shared.errors import UsageError
+from shared.pipeline import Plan, make_plan, parse_pipeline
+from shared.run import Result, Runs
+from shared.schema import Choice, Clip, Origin, Question, write_rows
+from shared.store import Lineage, Manifest, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 Roadqa = Callable[..., subprocess.CompletedProcess[str]]
@@ -57,16 +62,16 @@ def test_doctor_finds_a_healthy_stack(roadqa: Roadqa) -> None:
 def test_bad_rows_are_named_and_the_good_ones_go_through(roadqa: Roadqa, tmp_path: Path) -> None:
     drawn = clips.draw(tmp_path / "d", seed=1, recordings=1, clips_per_recording=1, questions_per_clip=3, split="train",
                        workers=1)  # fmt: skip
-    data = json.loads(drawn.read_text())
-    good = len(data["data"])
-    data["data"] += [
-        {**data["data"][0], "id": "gone", "video_path": "videos/gone.mp4"},
-        {**data["data"][0], "id": "bare", "choices": []},
-        {**data["data"][0], "id": "wrong", "answer": "E. none of these"},
-        data["data"][0],
+    rows = json.loads(drawn.read_text())
+    good = len(rows["data"])
+    rows["data"] += [
+        {**rows["data"][0], "id": "gone", "video_path": "videos/gone.mp4"},
+        {**rows["data"][0], "id": "bare", "choices": []},
+        {**rows["data"][0], "id": "wrong", "answer": "E. none of these"},
+        rows["data"][0],
     ]
-    data["__count__"] = len(data["data"])
-    drawn.write_text(json.dumps(data), encoding="utf-8-sig")
+    rows["__count__"] = len(rows["data"])
+    drawn.write_text(json.dumps(rows), encoding="utf-8-sig")
     done = roadqa("import", "roadbuddy", drawn, "--videos", drawn.parent, "--name", "mixed")
     assert done.returncode == 0, done.stderr
     problems = [line for line in done.stderr.splitlines() if line.startswith("left out: ")]
@@ -78,12 +83,125 @@ def test_bad_rows_are_named_and_the_good_ones_go_through(roadqa: Roadqa, tmp_pat
     assert "4 problems" in strict.stderr
 
 
+def test_left_out_rows_are_told_where_the_import_stands_in_a_pipeline_file(roadqa: Roadqa, tmp_path: Path) -> None:
+    drawn = clips.draw(tmp_path / "d", seed=1, recordings=2, clips_per_recording=1, questions_per_clip=2,
+                       split="public-test", workers=1)  # fmt: skip
+    rows = json.loads(drawn.read_text())
+    lost = rows["data"][0]["id"]
+    rows["data"][0]["video_path"] = "videos/gone.mp4"
+    drawn.write_text(json.dumps(rows))
+    source = {"import": "roadbuddy", "file": str(drawn), "videos": str(drawn.parent), "name": "test"}
+    source["answers"] = str(drawn.parent / "answers.csv")
+    (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "data": {"test": source}, "models": {}}))
+    done = roadqa("run", "p.yaml")
+    assert done.returncode == 0, done.stderr
+    first, second, summary = (line for line in done.stderr.splitlines() if not line.startswith(("read: ", "upload: ")))
+    assert first.startswith(f"left out: {drawn}: row 1 (id {lost}): clip 'videos/gone.mp4' is not in")
+    assert second.startswith(f"left out: {drawn.parent / 'answers.csv'}:2: id '{lost}' is none of the imported")
+    assert summary == "test: 3 questions on 2 clips of 2 recordings, in 1 parts; 2 problems, listed above"
+    assert json.loads(roadqa("status", done.stdout.strip(), "--json").stdout)["steps"] == []
+    as_json = roadqa("import", "roadbuddy", drawn, "--videos", drawn.parent, "--name", "test", "--json")
+    assert json.loads(as_json.stdout)["recordings"] == 2
+    (tmp_path / "p.yaml").write_text(
+        json.dumps({"name": "p", "data": {"test": {**source, "strict": True}}, "models": {}})
+    )
+    assert "2 problems, nothing imported" in roadqa("run", "p.yaml").stderr
+
+
+def test_what_cannot_be_a_name_is_refused_before_any_work(roadqa: Roadqa, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text("no JSON")
+    (tmp_path / "p.yaml").write_text("{name: p, data: {}, models: {base: ./dir}}")
+    nobody = f"127.0.0.1:{free_port(0)}"  # a store that answers would be work
+    for words in (
+        ("import", "roadbuddy", "t.json", "--videos", ".", "--name", "./x"),
+        ("import", "roadbuddy", "t.json", "--videos", ".", "--name", ""),
+        ("models", "pull", "sandbox-tiny", "--name", "a/"),
+        ("run", "p.yaml"),
+        ("predict", "public", "--model", "./dir", "-o", "out.csv"),
+    ):
+        assert "cannot be a name" in one_line(roadqa(*words, ROADQA_S3_ENDPOINT=nobody), 2)
+
+
+def test_only_a_model_is_taken_for_a_model(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "clips.jsonl").touch()
+    rows = store.put_artifact("rows", tmp_path / "rows")
+    model = store.put_manifest(Manifest(kind="model"))
+    assert data.resolve_model(store, "base", model, lambda *_: None) == model
+    with pytest.raises(UsageError, match=f"models.base: artifact {rows[:12]} is rows, not a model"):
+        data.resolve_model(store, "base", rows, lambda *_: None)
+    with pytest.raises(UsageError, match="is not in the store"):
+        data.resolve_model(store, "base", "f" * 64, lambda *_: None)
+
+
 def test_a_model_with_a_pickle_in_it_is_refused(roadqa: Roadqa, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
         (folder / name).write_text("{}")
     assert "pytorch_model.bin" in one_line(roadqa("models", "pull", folder), 1)
+
+
+def rows_of(store: Store, folder: Path, *questions: Question) -> str:
+    """A rows artifact of questions on a clip whose bytes nobody needs."""
+    clip = Clip(digest="c" * 64, name="c", recording="c", size_bytes=1, seconds=1, fps=1, width=1, height=1, codec="c")
+    write_rows(folder, questions, {clip.digest: clip})
+    return store.put_artifact("rows", folder)
+
+
+def question(id_: str, parent: str | None = None) -> Question:
+    choices = (Choice(label="A", text="yes"), Choice(label="B", text="no"))
+    return Question(id=id_, clip="c" * 64, text="?", choices=choices, origin=Origin(answer="none", parent=parent))
+
+
+@pytest.fixture
+def half_done(store: Store, tmp_path: Path) -> str:
+    """A run that failed: of its step's two tasks one made rows, the other died."""
+    parts = [rows_of(store, tmp_path / name, question(name), question(f"{name} too")) for name in ("a", "b")]
+    text = "{name: p, data: {train: x}, models: {}, steps: {more: {stage: augment, data: train}}}"
+    runs, plan = Runs(store), make_plan(parse_pipeline(text, "test"), {"train": tuple(parts)}, {})
+    runs.submit("half", plan)
+    lost, done = runs.state("half").open
+    (source,) = done.inputs["data"]
+    name = json.loads(store.read_file(source, "questions.jsonl").splitlines()[0])["id"]
+    made = rows_of(store, tmp_path / "made", question("grandchild", "child"), question("child", name))
+    made = store.put_manifest(
+        store.manifest(made).model_copy(
+            update={"lineage": Lineage(stage=done.stage, version=done.version, recipe=done.recipe, inputs=done.inputs)}
+        )
+    )
+    result = Result(artifact=made, stage=done.stage, facts={}, seconds=1, attempt=1)
+    store.write(f"results/{done.key}", result.model_dump_json().encode())
+    runs.bury(lost, "[/usr/lib/x.so] broke on [rank0] :warning:", 3)
+    runs.end("half", "failed")
+    return name
+
+
+def test_causes_are_shown_as_they_were_told(roadqa: Roadqa, half_done: str) -> None:
+    done = roadqa("watch", "half")
+    assert done.returncode == 1
+    shown, told, _ = done.stderr.splitlines()
+    assert shown.endswith("more: 1/2 shards, dead: [/usr/lib/x.so] broke on [rank0] :warning:")
+    assert told == "dead: more: [/usr/lib/x.so] broke on [rank0] :warning:"
+
+
+def test_a_run_is_traced_as_far_as_it_came(store: Store, half_done: str) -> None:
+    found = tracing.trace(store, "half", None)
+    (root,) = found["roots"]
+    assert found["artifacts"][root]["stage"] == "augment"
+    assert len(found["artifacts"]) == 2
+
+
+def test_a_run_without_a_result_says_so(store: Store) -> None:
+    Runs(store).submit("new", Plan(name="p", nodes=(), datasets={}, models={}))
+    with pytest.raises(UsageError, match="run 'new' has no result yet; `roadqa watch new`"):
+        tracing.trace(store, "new", None)
+
+
+def test_a_question_is_traced_to_what_it_was_made_from(store: Store, half_done: str) -> None:
+    rows = tracing.trace(store, "half", "grandchild")["question"]
+    assert {found["row"]["id"] for found in rows} == {"grandchild", "child", half_done}
+    assert {found["row"]["id"] for found in tracing.trace(store, "half", half_done)["question"]} == {half_done}
 
 
 def test_every_command_has_an_example_in_its_help() -> None:

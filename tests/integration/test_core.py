@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from services.cli import runs
 from services.conductor.main import Conductor
+from services.local.stack import free_port
 from shared.broker import make_app
 from shared.context import Context
 from shared.contracts import STAGES
@@ -217,13 +220,29 @@ def test_a_task_that_fails_again_and_again_dies_with_its_cause_and_can_be_retrie
     assert "the same every time" in dead.cause
     assert dead.attempts == w.config.max_attempts
 
-    (key,) = w.runs.state("run").nodes[0].dead
-    w.runs.revive(key)
-    w.runs.reopen("run")
+    assert runs.retry(w.store, w.board, "run") == 1
     w.tick()
     assert w.work(passing) == 1
     w.tick()
     assert w.runs.ended("run") == "complete"
+
+
+def test_what_died_in_one_run_is_tried_anew_in_the_next(world: Callable[[int], World]) -> None:
+    w = world(1)
+    w.tick()
+
+    def refused(*_: Any) -> dict[str, Any]:
+        raise InputError("mend me")
+
+    assert w.work(refused) == 1
+    w.tick()  # buries
+    w.tick()  # ends the run
+    assert w.runs.ended("run") == "failed"
+    again = runs.submit(w.store, w.board, w.runs.plan("run"))
+    w.tick()
+    assert w.work(passing) == 1
+    w.tick()
+    assert w.runs.ended(again) == "complete"
 
 
 def test_an_attempt_that_vanished_counts(world: Callable[[int], World]) -> None:
@@ -385,6 +404,23 @@ def test_a_heartbeat_outlives_a_lost_lease(board: Board) -> None:
     with Heartbeat(board, "t", "me", 0.05, lambda: None):
         board.redis.flushall()
         wait_for(lambda: board.leased(["t"]))
+
+
+def test_a_wake_up_that_is_lost_costs_no_run(world: Callable[[int], World], caplog: pytest.LogCaptureFixture) -> None:
+    w = world(1)
+    url = SecretStr(f"redis://127.0.0.1:{free_port(0)}/0")  # nobody listens
+    deaf = Board(w.config.model_copy(update={"redis_url": url}))
+    started = runs.submit(w.store, deaf, w.plan)
+    assert started in caplog.text
+    assert w.runs.plan(started) == w.plan
+    runs.cancel(w.store, deaf, started)
+    w.tick()
+    assert w.runs.ended(started) == "cancelled"
+    assert runs.retry(w.store, deaf, started) == 0
+    w.tick()
+    assert w.work(passing) == 1
+    w.tick()
+    assert w.runs.ended(started) == "complete"
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> None:

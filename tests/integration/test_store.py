@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from shared.errors import NotInStoreError, StoreError
+from shared.run import trained_on
 from shared.schema import Choice, Clip, Origin, Question, write_rows
 from shared.settings import Settings
-from shared.store import Manifest, Store, StoreScratch, file_digest
+from shared.store import Lineage, Manifest, Store, StoreScratch, file_digest
 
 
 def test_of_many_conditional_writers_exactly_one_wins(store: Store) -> None:
@@ -96,6 +97,25 @@ def test_what_a_killed_worker_left_is_taken_away_and_a_live_ones_stays(store: St
     with store.workspace() as live, store.workspace() as other:
         assert set((store.cache / "work").iterdir()) == {live, other}
     assert not list((store.cache / "work").iterdir())
+
+
+def test_workspaces_come_and_go_side_by_side(store: Store) -> None:
+    def use(number: int) -> bool:
+        with store.workspace() as space:
+            (space / "file").write_bytes(b"%d" % number)
+            return (space / "file").read_bytes() == b"%d" % number
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(use, range(600)))
+
+
+def test_what_a_model_was_trained_on_is_found_back_to_its_base(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"w")
+    model = store.put_artifact("model", tmp_path)
+    for stage, data in (("train", ("a",)), ("train", ("b",)), ("quantize", ("c",))):
+        lineage = Lineage(stage=stage, version=1, recipe={}, inputs={"model": (model,), "data": data})
+        model = store.put_artifact("model", tmp_path, lineage)
+    assert trained_on(store, model) == ("b", "a")
 
 
 def test_the_cache_stays_within_its_bound(config: Settings, tmp_path: Path) -> None:

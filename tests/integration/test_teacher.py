@@ -26,6 +26,7 @@ from tests.integration.taught import ROOT, LazyContext, sandbox_teacher, write_s
 from workers.labeler.ask import TeacherOutageError
 from workers.labeler.label import label
 
+SANDBOX = TeacherRecipe(model="sandbox-teacher")
 SOON = Patience(timeout_s=20, tries=6, backoff_s=0.02, longest_wait_s=5, poll_s=0.02)
 
 
@@ -39,11 +40,16 @@ def served(url: str) -> dict[str, int]:
     return health["served"] | {"files": health["files"]}
 
 
-def run(folder: Path, factory: Callable[[TeacherRecipe], Teacher], enough: int | None = None) -> dict[str, Any]:
+def run(
+    folder: Path,
+    factory: Callable[[TeacherRecipe], Teacher],
+    enough: int | None = None,
+    teacher: TeacherRecipe = SANDBOX,
+) -> dict[str, Any]:
     out = folder / "out"
     out.mkdir(exist_ok=True)
     ctx = LazyContext(FolderScratch(folder / "scratch"), enough)
-    return label({"data": [folder / "data"]}, LabelRecipe(), out, ctx, teacher_factory=factory)
+    return label({"data": [folder / "data"]}, LabelRecipe(teacher=teacher), out, ctx, teacher_factory=factory)
 
 
 def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -70,7 +76,7 @@ def test_accepted_labels_are_far_better_than_single_votes(tmp_path: Path) -> Non
     assert facts["accepted"] == n
     assert facts["questions"] == len(truth) == len(labels)
     assert facts["tokens_in"] > 0
-    assert all(q.origin.answer == "teacher" and q.origin.teacher == "gemini-2.5-pro" for q in rows.questions)
+    assert all(q.origin.answer == "teacher" and q.origin.teacher == SANDBOX.model for q in rows.questions)
     assert {q.origin.test_derived for q in rows.questions} == {True, False}
 
 
@@ -169,6 +175,16 @@ def test_a_refused_key_is_said_at_once(tmp_path: Path) -> None:
         connect(TeacherRecipe(), api_key="")
 
 
+def test_a_model_that_the_sandbox_does_not_have_is_said_at_once(tmp_path: Path) -> None:
+    write_scene_rows(tmp_path / "data", recordings=1, clips=1)
+    with sandbox_teacher() as url:
+        with pytest.raises(UsageError, match=r"models/gemini-2\.5-pro .* ROADQA_GEMINI_API_KEY") as caught:
+            run(tmp_path, teacher_at(url), teacher=TeacherRecipe(model="gemini-2.5-pro"))
+        assert served(url).get("generateContent", 0) == 0
+    assert caught.value.permanent
+    assert "\n" not in str(caught.value)
+
+
 class Vote(BaseModel):
     reasoning: str
     answer: int
@@ -178,8 +194,8 @@ def ask(url: str, clip: Path, **options: Any) -> TeacherError | None:
     """What one request fails with."""
 
     async def once() -> TeacherError | None:
-        teacher = teacher_at(url, **options)(TeacherRecipe())
-        request = Request(teacher=TeacherRecipe(), prompt_id="p", prompt="?", answer=Vote, clip="c")
+        teacher = teacher_at(url, **options)(SANDBOX)
+        request = Request(teacher=SANDBOX, prompt_id="p", prompt="?", answer=Vote, clip="c")
         try:
             await teacher.ask(request, clip)
         except TeacherError as error:

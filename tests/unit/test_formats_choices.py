@@ -49,6 +49,12 @@ def test_an_answer_is_one_of_the_choices_or_refused(texts: list[str], separator:
         ]),
         (["A. Co\u0301", "B. “stray”"], [("A", "C\u00f3"), ("B", "“stray”")]),
         (["A. ", "B. y"], [("A", ""), ("B", "y")]),
+        (["A. ", "B."], [("A", "A."), ("B", "B.")]),
+        (["a.m.", "p.m."], [("A", "a.m."), ("B", "p.m.")]),
+        (["p.m.", "a.m.", "Noon"], [("A", "p.m."), ("B", "a.m."), ("C", "Noon")]),
+        (["A. a.m.", "B. p.m."], [("A", "a.m."), ("B", "p.m.")]),
+        (["A. Có", "B. Có"], [("A", "Có"), ("B", "Có")]),
+        (["A.Có", "B.Có"], [("A", "Có"), ("B", "Có")]),
     ],
 )  # fmt: skip
 def test_choices_as_they_are_written(written: list[str], expected: list[tuple[str, str]]) -> None:
@@ -69,6 +75,8 @@ def test_choices_as_they_are_written(written: list[str], expected: list[tuple[st
         ("A. same", ["A. same", "B. same", "C. other"], 0),
         ("A. same", ["A. same", "A. same"], 0),
         ("3", ["A. 2", "B. 3", "C. 4", "D. 5"], 1),
+        ("p.m.", ["a.m.", "p.m."], 1),
+        ("B", ["A.", "B."], 1),
     ],
 )
 def test_answers_as_they_are_written(answer: str, written: list[str], expected: int) -> None:

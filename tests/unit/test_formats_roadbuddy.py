@@ -24,6 +24,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train/videos/hostile.mp4").write_text(playlists(9)["ffconcat_relative.mp4"])
     (folder.parent / "outside.mp4").write_bytes(encode(frames=30))
     (folder / "train/videos/link_out.mp4").symlink_to(folder.parent / "outside.mp4")
+    (folder / "train/videos/loop.mp4").symlink_to("loop.mp4")
+    (folder / "train/videos/other_0001.mp4").write_bytes(encode(frames=31))
     return folder
 
 
@@ -37,7 +39,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def read(tmp_path: Path, videos: Path, *rows: Any, name: str = "train.json", **options: Any) -> Imported:
     path = tmp_path / name
-    path.write_text(json.dumps({"__count__": len(rows), "data": list(rows)}, ensure_ascii=False), encoding="utf-8")
+    path.write_text(json.dumps({"__count__": len(rows), "data": list(rows)}), encoding="utf-8")
     return roadbuddy.read(path, videos, **options)
 
 
@@ -79,7 +81,15 @@ def test_a_file_that_passed_through_other_hands_reads_the_same(tmp_path: Path, v
         ({"video_path": "/etc/hosts"}, "not a path inside"),
         ({"video_path": "train\\..\\..\\outside.mp4"}, "not a path inside"),
         ({"video_path": "train/videos/link_out.mp4"}, "leads out"),
+        ({"video_path": "x" * 300}, "cannot be opened: File name too long"),
+        ({"video_path": "train/videos/loop.mp4"}, "cannot be opened: Symlink loop"),
+        ({"video_path": "\ud800.mp4"}, "half a character"),
         ({"id": "good\nnews", "answer": "?"}, "none of the 2"),
+        ({"id": "\ud800"}, "half a character"),
+        ({"question": "\ud800?"}, "half a character"),
+        ({"choices": ["A. \ud800", "B. y"], "answer": "B"}, "half a character"),
+        ({"category": "\ud800"}, "half a character"),
+        ({"recording": ["cam1"]}, "recording that is list"),
     ],
 )
 def test_a_bad_row_is_told_and_the_others_go_through(
@@ -97,6 +107,25 @@ def test_the_second_of_two_rows_with_one_id_is_left_out(tmp_path: Path, videos: 
     imported = read(tmp_path, videos, row(), row(question="Another?"))
     assert [q.text for q in imported.questions] == ["Đèn đỏ?"]
     assert "that of row 1" in imported.problems[0]
+
+
+def test_a_row_may_say_which_recording_its_clip_is_from(tmp_path: Path, videos: Path) -> None:
+    other = "train/videos/other_0001.mp4"
+    rows = [row(id="a"), row(id="b", recording="cam 1"), row(id="c", recording="cam 1"), row(id="d", video_path=other)]
+    imported = read(tmp_path, videos, *rows)
+    assert {clip.name: clip.recording for clip in imported.clips.values()} == {CLIP: "cam 1", other: "other"}
+    assert (len(imported.questions), imported.problems) == (4, [])
+
+
+def test_a_clip_keeps_the_recording_that_it_was_given_first(tmp_path: Path, videos: Path) -> None:
+    rows = [row(id="a", recording="cam 1"), row(id="b", recording="cam 2"), row(id="c", recording="")]
+    imported = read(tmp_path, videos, *rows)
+    assert [q.id for q in imported.questions] == ["a", "c"]
+    assert {clip.recording for clip in imported.clips.values()} == {"cam 1"}
+    (problem,) = imported.problems
+    assert "row 2 (id b): " in problem
+    assert "'cam 2'" in problem
+    assert "'cam 1'" in problem
 
 
 def test_a_clip_is_read_once_and_progress_told(tmp_path: Path, videos: Path) -> None:
@@ -167,6 +196,12 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, data: bytes, reason: str)
         ("highway_day_0001.mp4", "highway_day"),
         ("plain.mp4", "plain"),
         ("_7.mp4", "_7"),
+        ("train/videos/cam1/0001.mp4", "cam1/0001"),
+        ("videos/cam_2/0001.mp4", "cam_2/0001"),
+        ("videos\\cam3\\0001.mp4", "cam3/0001"),
+        ("cam4/_0001.mp4", "cam4/_0001"),
+        ("cam5/day_0001.mp4", "day"),
+        ("./0001.mp4", "0001"),
     ],
 )
 def test_clips_of_one_recording_share_its_name(name: str, recording: str) -> None:
@@ -183,6 +218,13 @@ def test_language_is_told_by_its_letters(text: str, language: str) -> None:
 def test_names_are_found_in_either_unicode_form(tmp_path: Path) -> None:
     (tmp_path / unicodedata.normalize("NFD", "đường.mp4")).touch()
     assert resolve_within(tmp_path, unicodedata.normalize("NFC", "đường.mp4")).is_file()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "loop", "loop/a.mp4", "\ud800"])
+def test_a_name_that_the_disk_cannot_hold_is_refused_like_an_absent_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="cannot be opened"):
+        resolve_within(tmp_path, name)
 
 
 def test_the_real_files_read_without_a_problem() -> None:

@@ -56,6 +56,28 @@ def test_what_a_model_was_trained_on_is_followed_through_quantisation() -> None:
     assert "seen" not in nodes[made.rows[0].evaluate].inputs
 
 
+def test_what_a_model_of_an_earlier_run_was_trained_on_counts_too() -> None:
+    made = make_plan(parse_pipeline(GOOD, "p"), DATASETS, MODELS, {MODELS["base"]: ("e" * 64,)})
+    nodes = {node.name: node for node in made.nodes}
+    seen = [{s.artifact or s.node for s in nodes[row.evaluate].inputs["seen"]} for row in made.rows]
+    assert seen == [{"e" * 64}, {"a" * 64, "b" * 64, "labels", "e" * 64}, {"a" * 64, "b" * 64, "labels", "e" * 64}]
+
+
+def test_a_model_is_asked_as_it_was_trained() -> None:
+    tuned = "tuned: {stage: train, model: base, data: [train, labels]"
+    text = GOOD.replace(tuned, tuned + ", system_prompt: short, video: {fps: 4}")
+    nodes = {n.name: n for n in plan(text.replace("name: p", "name: p\nvideo: {tokens_per_patch: 256}")).nodes}
+    for name in (
+        "tuned",
+        "small",
+        "predict tuned on test (vllm, short)",
+        "predict small on test (transformers, short)",
+    ):
+        video = nodes[name].recipe["video"]
+        assert (nodes[name].recipe["system_prompt"], video["fps"], video["tokens_per_patch"]) == ("short", 4, 256)
+    assert nodes["predict base on test (vllm, none)"].recipe["video"]["fps"] == 2
+
+
 def test_fan_out_makes_a_task_a_shard_and_waits_for_its_sources() -> None:
     nodes = {node.name: node for node in plan().nodes}
     assert expand(nodes["tuned"], {}) is None
@@ -91,6 +113,13 @@ def test_a_seed_or_a_replicate_is_other_work_and_a_name_is_not() -> None:
         ("stage: label, data: test", "stage: label, data: test, threshold: 2", "threshold"),
         ("steps:", "stepps:", "stepps"),
         ("name: p", "name: [", "not YAML"),
+        ("name: p", "name: p\nname: q", "'name' stands twice"),
+        ("name: p", "name: " + 3000 * "[", "not YAML"),
+        ("scheme: fp4", "scheme: awq", "steps.small.data: awq is calibrated on rows"),
+        ("scheme: fp4", "scheme: awq, data: train, group_size: 48", "steps.small: group_size"),
+        ("model: base, data", "model: base, epochs: .inf, data", "steps.tuned: epochs"),
+        ("model: base, data", "model: base, seed: -1, data", "steps.tuned: seed"),
+        ("report:", "submission: {data: labels, model: tuned}\nreport:", "submission.data: 'labels' is none of the"),
     ],
 )
 def test_a_wrong_file_is_told_in_one_line_that_names_the_place(old: str, new: str, told: str) -> None:

@@ -172,6 +172,21 @@ def test_the_facts_of_shards_add_up() -> None:
     assert verdicts(merged) == [("accepted", 7), ("tie", 3)]
 
 
+def test_what_is_no_sum_is_not_added_up() -> None:
+    shards = [
+        {"n": n, "questions_per_second": 2.5, "prompt_tokens": {"min": low, "mean": 90.5, "max": low + 20}, "gpu": True}
+        for n, low in ((8, 80), (4, 70), (2, 95))
+    ]
+    empty = {"n": 0, "questions_per_second": 0.0, "prompt_tokens": None, "gpu": True}
+    assert merge_facts([empty, *shards]) == {"n": 14, "prompt_tokens": {"min": 70, "max": 115}, "gpu": True}
+
+
+def test_the_facts_of_one_shard_stay_as_they_are() -> None:
+    facts = {"n": 8, "questions_per_second": 2.5, "prompt_tokens": {"min": 80, "mean": 90.5, "max": 100}, "card": None}
+    assert merge_facts([facts]) == facts
+    assert merge_facts([]) == {}
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [

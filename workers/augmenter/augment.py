@@ -12,7 +12,7 @@ from typing import Any
 from shared.choices import permutation
 from shared.context import Context
 from shared.contracts import AugmentRecipe
-from shared.errors import Stopped, UsageError
+from shared.errors import Stopped
 from shared.schema import Choice, Question, Rows, write_rows
 from workers.augmenter.keep import negates, objection, plain
 from workers.augmenter.rules import RULES, Rules, answer_otherwise, language_of, say_otherwise
@@ -26,10 +26,7 @@ def augment(inputs: dict[str, list[Path]], recipe: AugmentRecipe, out: Path, ctx
 
     Raises:
         Stopped: put down on request; nothing is lost but a few seconds of work.
-        UsageError: a method that is not available.
     """
-    if recipe.method != "rules":
-        raise UsageError("augment.method 'teacher' is not yet available; use method: rules")
     rows = Rows(inputs["data"])
     facts: Counter[str] = Counter()
     rejected: Counter[str] = Counter()

@@ -29,6 +29,8 @@ def evaluate(inputs: dict[str, list[Path]], recipe: EvaluateRecipe, out: Path, c
         InputError: a question that counts has no (or no usable) prediction.
     """
     data = Rows(inputs["data"])
+    if not data.questions:
+        raise InputError("the test set has no rows; name data that has some as `report.test`")
     predictions = read_predictions(inputs["predictions"])
     settings = metrics.Settings(recipe.confidence, recipe.resamples, recipe.seed)
     if any(question.answer is not None for question in data.questions):

@@ -79,8 +79,8 @@ class Asker:
         text = prompts.vote_prompt(prompt, question, order)
         request = self._request(question, number, slot, prompt.id, text, vote_answer(len(order)), order)
         entry = await self._ask(request, clip)
-        if isinstance(entry, str):
-            return Vote(prompt=prompt.id, round=number, choice=None, reasoning="", problem=entry)
+        if isinstance(entry, TeacherError):
+            return _no_vote(entry, prompt.id, number)
         return _vote(entry, prompt.id, (entry.data or {}).get("reasoning", ""))
 
     async def _verify(self, question: Question, clip: Path, number: int, votes: list[Vote]) -> Verification:
@@ -90,23 +90,23 @@ class Asker:
         text = prompts.verify_prompt(prompt, question, order, votes)
         request = self._request(question, number, slot, prompt.id, text, verify_answer(len(order)), order)
         entry = await self._ask(request, clip)
-        if isinstance(entry, str):
-            return Verification(Vote(prompt=prompt.id, round=number, choice=None, reasoning="", problem=entry), False)
+        if isinstance(entry, TeacherError):
+            return Verification(_no_vote(entry, prompt.id, number), False)
         data = entry.data or {}
         words = "; ".join([data.get("verdict", ""), *data.get("inconsistencies", [])])
         return Verification(_vote(entry, prompt.id, words), data.get("verdict") == "consistent")
 
-    async def _ask(self, request: Request, clip: Path) -> Entry | str:
-        """The journal's entry, or the kind of failure where the service could not answer this one."""
+    async def _ask(self, request: Request, clip: Path) -> Entry | TeacherError:
+        """The journal's entry, or the failure where the service gave no answer to this one."""
         if self._stopping():
             raise Stopped(PUT_DOWN)
         try:
             entry = await self._journal.ask(request, clip)
         except TeacherError as error:
-            self._unanswered += 1
+            self._unanswered += error.transient
             if self._unanswered >= OUTAGE:
                 raise
-            return error.kind
+            return error
         self._unanswered = 0
         return entry
 
@@ -136,6 +136,10 @@ def _vote(entry: Entry, prompt: str, words: str) -> Vote:
     """The entry as a vote, its number mapped back to the question's own order."""
     choice = entry.order[entry.data["answer"] - 1] if entry.data else None
     return Vote(prompt=prompt, round=entry.round, choice=choice, reasoning=words, problem=entry.problem)
+
+
+def _no_vote(error: TeacherError, prompt: str, number: int) -> Vote:
+    return Vote(prompt=prompt, round=number, choice=None, reasoning=error.message, problem=error.kind)
 
 
 def raise_cause(results: Iterable[object]) -> None:

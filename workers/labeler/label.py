@@ -8,10 +8,10 @@ from typing import Any
 
 from shared.context import Context
 from shared.contracts import LabelRecipe, TeacherRecipe
-from shared.schema import Label, Origin, Question, Rows, write_jsonl, write_rows
+from shared.schema import Label, Origin, Question, Rows, Vote, write_jsonl, write_rows
 from shared.settings import settings
 from shared.teachers import Journal, Teacher, connect
-from shared.teachers.teacher import TRANSIENT
+from shared.teachers.teacher import UNANSWERED
 from workers.labeler.ask import Asker, TeacherOutageError, raise_cause
 
 OUTAGE_SHARE = 0.05  #: of the questions may stay without a quorum because the service failed
@@ -133,12 +133,15 @@ def _refuse_outage(labels: list[Label]) -> None:
     """A label that the service's failures decided is no finding: commit none of them if they are many."""
     lost = [verdict for verdict in labels if verdict.status == "flagged" and _failed(verdict)]
     if lost and (len(lost) == len(labels) or len(lost) > max(1, OUTAGE_SHARE * len(labels))):
-        kinds = Counter(vote.problem for verdict in lost for vote in verdict.votes if vote.problem in TRANSIENT)
-        raise TeacherOutageError(
-            f"the teacher could not be asked about {len(lost)} of {len(labels)} questions "
-            f"({', '.join(f'{kind} ×{n}' for kind, n in kinds.most_common())}); the answers so far are kept: "
-            "try again once the service answers, or lower ROADQA_TEACHER_IN_FLIGHT"
+        missing = [vote for verdict in lost for vote in _every_vote(verdict) if vote.problem in UNANSWERED]
+        kinds = Counter(vote.problem for vote in missing)
+        error = TeacherOutageError(
+            f"the teacher gave no answer on {len(lost)} of {len(labels)} questions "
+            f"({', '.join(f'{kind} ×{n}' for kind, n in kinds.most_common())}), lastly: {missing[-1].reasoning}; "
+            "the answers so far are kept: `roadqa retry` once the service answers, or lower ROADQA_TEACHER_IN_FLIGHT"
         )
+        error.permanent = set(kinds) == {"rejected"}  # it would refuse them again
+        raise error
 
 
 def _failed(verdict: Label) -> bool:
@@ -146,9 +149,13 @@ def _failed(verdict: Label) -> bool:
     last = max(vote.round for vote in verdict.votes)
     votes = [vote for vote in verdict.votes if vote.round == last]
     usable = sum(vote.choice is not None for vote in votes)
-    missing = sum(vote.problem in TRANSIENT for vote in votes)
+    missing = sum(vote.problem in UNANSWERED for vote in votes)
     check = verdict.verification
-    return (missing > 0 and usable < 3) or (check is not None and check.problem in TRANSIENT)
+    return (missing > 0 and usable < 3) or (check is not None and check.problem in UNANSWERED)
+
+
+def _every_vote(verdict: Label) -> list[Vote]:
+    return [*verdict.votes, *filter(None, [verdict.verification])]
 
 
 def _answered(question: Question, verdict: Label, recipe: LabelRecipe) -> Question | None:
@@ -160,7 +167,7 @@ def _answered(question: Question, verdict: Label, recipe: LabelRecipe) -> Questi
 
 def _facts(labels: list[Label], journal: Journal) -> dict[str, Any]:
     flagged = Counter(verdict.reason for verdict in labels if verdict.status == "flagged")
-    every = [vote for verdict in labels for vote in (*verdict.votes, *filter(None, [verdict.verification]))]
+    every = [vote for verdict in labels for vote in _every_vote(verdict)]
     problems = Counter(vote.problem for vote in every if vote.problem)
     rounds = Counter(max(vote.round for vote in verdict.votes) + 1 for verdict in labels)
     return {

@@ -6,8 +6,9 @@ import shutil
 import struct
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from shared.contracts import GroupSize
 from shared.errors import InputError
 
 #: The Linears of the text tower. Everything else (vision tower, embeddings, norms, lm_head) stays in 16 bits.
@@ -19,7 +20,6 @@ PARTS = {
     "fp4": ("weight_packed", "weight_scale", "weight_global_scale"),
     "awq": ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point"),
 }
-SERVED_GROUPS = (32, 64, 128)  #: group sizes of vLLM's int4 kernels (Marlin's list; the CPU kernel takes these too)
 FP4_GROUP = 16
 KERNEL_MULTIPLE = 32  #: vLLM's CPU int4 kernel wants in_features and out_features to be multiples of this
 
@@ -97,7 +97,7 @@ def check_model(folder: Path, scheme: str, group_size: int) -> dict[str, TensorI
 
 
 def check_groups(shapes: dict[str, tuple[int, ...]], scheme: str, group_size: int) -> None:
-    """Refuse a group size that a layer's in_features or the serving kernels do not allow.
+    """Refuse a group size that does not divide every layer's in_features.
 
     `shapes` are (out_features, in_features).
 
@@ -112,12 +112,13 @@ def check_groups(shapes: dict[str, tuple[int, ...]], scheme: str, group_size: in
     odd = next((name for name, shape in shapes.items() if any(size % KERNEL_MULTIPLE for size in shape)), None)
     if odd:
         raise InputError(f"{odd}: shape {shapes[odd]} is no multiple of {KERNEL_MULTIPLE}, which awq needs; use fp4")
-    fitting = [size for size in SERVED_GROUPS if all(width % size == 0 for _, width in shapes.values())]
-    if group_size in fitting:
-        return
     wrong = next((name for name, (_, width) in shapes.items() if width % group_size), None)
-    why = f"does not divide in_features {shapes[wrong][1]} of {wrong}" if wrong else "has no serving kernel"
-    raise InputError(f"group_size {group_size} {why}; sizes that fit this model: {', '.join(map(str, fitting))}")
+    if wrong:
+        fitting = [size for size in get_args(GroupSize) if all(width % size == 0 for _, width in shapes.values())]
+        raise InputError(
+            f"group_size {group_size} does not divide in_features {shapes[wrong][1]} of {wrong}; "
+            f"sizes that fit this model: {', '.join(map(str, fitting))}"
+        )
 
 
 def expected_names(source: dict[str, TensorInfo], scheme: str) -> set[str]:

@@ -5,7 +5,6 @@ So a fractional number of epochs needs no special case, the last step is full, a
 for any number of processes and after any resume.
 """
 
-import hashlib
 import math
 import random
 from collections import Counter
@@ -13,8 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from shared.choices import permutation
 from shared.errors import InputError
-from shared.schema import Question, Rows
+from shared.schema import Choice, Question, Rows
+
+_Same = tuple[str, str, str, tuple[Choice, ...]]  # what makes two rows the same question
 
 
 class Part(NamedTuple):
@@ -34,13 +36,13 @@ class Plan(NamedTuple):
 
 
 def plan(folders: Sequence[Path]) -> Plan:
-    """Choose the rows: those with an answer, each id once.
+    """Choose the rows: those with an answer, each question once.
 
     Raises:
         InputError: a table is damaged, a row's clip is missing, or no row is left.
     """
     rows = Rows(folders)
-    questions: dict[str, Question] = {}
+    questions: dict[_Same, Question] = {}
     parts = []
     for folder in folders:
         own = Rows([folder]).questions
@@ -56,13 +58,14 @@ def plan(folders: Sequence[Path]) -> Plan:
     return Plan(rows, tuple(questions.values()), tuple(parts))
 
 
-def _keep(question: Question, kept: dict[str, Question]) -> str | None:
-    """Add a question to those kept; else the reason why not."""
+def _keep(question: Question, kept: dict[_Same, Question]) -> str | None:
+    """Add a question to those kept; else the reason why not. The same id from another source is another row."""
     if question.answer is None:
         return "no answer"
-    if question.id in kept:
+    same = (question.id, question.clip, question.text, question.choices)
+    if same in kept:
         return "in an earlier part"
-    kept[question.id] = question
+    kept[same] = question
     return None
 
 
@@ -79,9 +82,7 @@ def order(seed: int, epoch: int, rows: int) -> list[int]:
 
 
 def permuted(question: Question, seed: int, epoch: int) -> Question:
-    """The question with its choices in this epoch's order, the answer followed."""
-    token = hashlib.sha256(f"choices/{seed}/{epoch}/{question.id}".encode()).hexdigest()
-    places = list(range(len(question.choices)))
-    random.Random(token).shuffle(places)
-    answer = None if question.answer is None else places.index(question.answer)
-    return question.model_copy(update={"choices": tuple(question.choices[i] for i in places), "answer": answer})
+    """The question with its choices in this epoch's order, the answer followed; "all of the above" keeps its place."""
+    order = permutation([choice.text for choice in question.choices], f"choices/{seed}/{epoch}/{question.id}")
+    answer = None if question.answer is None else order.index(question.answer)
+    return question.model_copy(update={"choices": tuple(question.choices[i] for i in order), "answer": answer})

@@ -36,7 +36,9 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
     chosen = plan(inputs["data"])
     gpus = _gpus()
     spread = _spread(recipe, gpus)
-    with tempfile.TemporaryDirectory(prefix="roadqa-train-") as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="train-", dir=out.parent
+    ) as folder:  # goes with a killed worker's workspace
         work = Path(folder)
         resume = checkpoints.newest(ctx.scratch, spread.processes, work / "checkpoints")
         request = RankRequest(

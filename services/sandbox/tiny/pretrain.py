@@ -38,7 +38,8 @@ QUESTIONS = 4
 VIETNAMESE = 0.1  #: share of questions
 IN_WORDS = 0.25  #: share of questions answered in words, without choices
 SEEING_PATCHES = 96  #: temporal patches a step of the second stage
-READING_STEPS, SEEING_STEPS, JOINT_STEPS = 350, 900, 300
+READING_STEPS, SEEING_STEPS = 350, 900
+JOINT_STEPS = (300, 800)  #: two rounds, each with its own warm-up and cosine
 
 
 def corpus() -> Iterator[str]:
@@ -192,12 +193,13 @@ def seeing(work: Path, seed: int, steps: int) -> None:
     (work / "seeing.json").write_text(json.dumps(facts))
 
 
-def joint(work: Path, seed: int, steps: int, rank: int, ranks: int) -> None:
-    """Stage 3: all weights, from pixels to letters."""
-    dist.init_process_group("gloo", init_method=f"file://{work}/rendezvous", rank=rank, world_size=ranks)
+def joint(work: Path, seed: int, steps: int, number: int, rank: int, ranks: int) -> None:
+    """Stage 3: all weights, from pixels to letters; a round goes on from what the one before made."""
+    dist.init_process_group("gloo", init_method=f"file://{work}/rendezvous{number}", rank=rank, world_size=ranks)
     model, packer, tokens, codes = _start(work, seed)
-    model.load_state_dict(torch.load(work / "text.pt") | torch.load(work / "vision.pt"))
-    teacher = Teacher(codes, tokens, seed + 100 + rank)
+    parts = ("text.pt", "vision.pt") if number == 1 else (f"joint{number - 1}.pt",)
+    model.load_state_dict({name: tensor for part in parts for name, tensor in torch.load(work / part).items()})
+    teacher = Teacher(codes, tokens, seed + 100 * number + rank)
 
     def loss_of() -> tuple[Tensor, dict[str, float]]:
         clips = teacher.primitives(CLIPS)
@@ -205,10 +207,10 @@ def joint(work: Path, seed: int, steps: int, rank: int, ranks: int) -> None:
         seen, deep = forward.see(model, teacher.pixels(clips), len(clips))
         return _answer_loss(forward.answer_states(model, batch, seen, deep), batch)
 
-    facts = _optimise(f"joint {rank}", list(model.parameters()), loss_of, steps, 1e-3, average=True)
+    facts = _optimise(f"joint {number}, {rank}", list(model.parameters()), loss_of, steps, 1e-3, average=True)
     if rank == 0:
-        torch.save(model.state_dict(), work / "joint.pt")
-        (work / "joint.json").write_text(json.dumps(facts))
+        torch.save(model.state_dict(), work / f"joint{number}.pt")
+        (work / f"joint{number}.json").write_text(json.dumps(facts))
     dist.destroy_process_group()
 
 
@@ -244,12 +246,14 @@ def pretrain(out: Path, seed: int, work: Path) -> dict[str, Any]:
     started = time.monotonic()
     _seed(work, seed)
     _together([partial(reading, work, seed, READING_STEPS), partial(seeing, work, seed, SEEING_STEPS)])
-    _together([partial(joint, work, seed, JOINT_STEPS, rank, 2) for rank in range(2)])
+    for number, steps in enumerate(JOINT_STEPS, 1):
+        _together([partial(joint, work, seed, steps, number, rank, 2) for rank in range(2)])
     tokens = make_tokenizer()
     model = Qwen3VLForConditionalGeneration(architecture.config(tokens)).float()
-    model.load_state_dict(torch.load(work / "joint.pt"))
+    model.load_state_dict(torch.load(work / f"joint{len(JOINT_STEPS)}.pt"))
     architecture.save(model, tokens, out)
-    stages = {name: json.loads((work / f"{name}.json").read_text()) for name in ("reading", "seeing", "joint")}
+    names = ("reading", "seeing", *(f"joint{number}" for number in range(1, len(JOINT_STEPS) + 1)))
+    stages = {name: json.loads((work / f"{name}.json").read_text()) for name in names}
     return {
         "made_by": "python -m services.sandbox.tiny.pretrain",
         "seed": seed,
@@ -271,7 +275,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        (work / "rendezvous").unlink(missing_ok=True)
+        for left in work.glob("rendezvous*"):
+            left.unlink()
         card = pretrain(arguments.out, arguments.seed, work)
     (arguments.out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
 

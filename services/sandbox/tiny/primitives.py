@@ -1,10 +1,11 @@
 """What the tiny model is pre-trained on: a few sprites on a plain ground or an empty road, and what each cell shows.
 
 Sprites and roads are the sandbox's (`services/sandbox/draw.py`), but no scene is: things stand anywhere, on any
-ground, and move evenly; nothing has been through a video codec. Cars, and how many people walk together, are
-seen but never asked about, nor is an order of two things or a judgement (`KINDS` lacks them).
+ground, and move evenly; nothing has been through a video codec. The colour of cars, and how many people walk
+together, are seen but never asked about, nor is an order of two things or a judgement (`KINDS` lacks them).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -29,6 +30,7 @@ KINDS: Final[dict[str, float]] = {
     "light_end": 1.0,
     "speed": 1.0,
     "sign": 1.0,
+    "car_way": 1.0,
     "person_way": 1.0,
 }
 ROADS: Final = 192  #: empty roads, drawn once: one costs more than all else in a clip
@@ -89,7 +91,7 @@ class Primitive(NamedTuple):
 def primitive(rng: np.random.Generator) -> Primitive:
     """One to four things drawn by lot; there is at least one question to ask of them."""
     things: list[Thing] = []
-    while not any(thing.facts for thing in things):
+    while not (facts := _facts(things)):
         makers = [_MAKERS[int(i)] for i in rng.permutation(len(_MAKERS))]
         makers = makers[: int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3)))] + [_car] * int(rng.choice(2, p=(0.7, 0.3)))
         columns = [*rng.permutation(COLUMNS), int(rng.integers(COLUMNS))]
@@ -100,8 +102,15 @@ def primitive(rng: np.random.Generator) -> Primitive:
         ground=_ground(rng),
         things=things,
         cells=_cells(things),
-        facts={kind: key for thing in things for kind, key in thing.facts.items()},
+        facts=facts,
     )
+
+
+def _facts(things: list[Thing]) -> dict[str, str]:
+    """What can be asked: of two cars, neither is "the car"."""
+    told = [fact for thing in things for fact in thing.facts.items()]
+    often = Counter(kind for kind, _ in told)
+    return {kind: key for kind, key in told if often[kind] == 1}
 
 
 def _ground(rng: np.random.Generator) -> Image.Image:
@@ -141,8 +150,14 @@ def _covered(thing: Thing, patch: int) -> set[int]:
 
 
 def _place(rng: np.random.Generator, column: int) -> tuple[float, float]:
+    """Well inside a cell: signs and lights."""
     row = int(rng.integers(ROWS))
     return column * CELL + float(rng.uniform(38, 90)), row * CELL + float(rng.uniform(44, 84))
+
+
+def _anywhere(rng: np.random.Generator, column: int) -> tuple[float, float]:
+    """Across cells too: what moves."""
+    return column * CELL + float(rng.uniform(0, CELL)), float(rng.uniform(36, 220))
 
 
 def _light(rng: np.random.Generator, column: int) -> Thing:
@@ -169,7 +184,7 @@ def _sign(rng: np.random.Generator, column: int) -> Thing:
 def _car(rng: np.random.Generator, column: int) -> Thing:
     """A car from behind, from the side or from above, that moves evenly, or stands."""
     colour, move = str(rng.choice(words.VEHICLE_COLOURS)), str(rng.choice(words.MOVES))
-    x, y = _place(rng, column)
+    x, y = _anywhere(rng, column)
     size = int(rng.integers(4, 8)) * 16
     speed = float(rng.uniform(14, 46))  # drawn pixels a frame
     dx, dy = {"left": (-speed, 0.0), "right": (speed, 0.0), "straight": (0.0, -speed / 2), "stops": (0.0, 0.0)}[move]
@@ -186,16 +201,16 @@ def _car(rng: np.random.Generator, column: int) -> Thing:
             shrunk = size - (4 * index if move == "straight" else 0)
             sprite = draw.car_rear(colour, max(24, shrunk), braking=move == "stops")
         spots.append(Spot(sprite, x + dx * gone, y + dy * gone))
-    return Thing(spots, [("car", colour, move)] * PATCHES, {})
+    return Thing(spots, [("car", colour, move)] * PATCHES, {"car_way": move})
 
 
 def _people(rng: np.random.Generator, column: int) -> Thing:
     """One to three people who walk together."""
-    x, y = _place(rng, column)
+    x, y = _anywhere(rng, column)
     count = int(rng.choice((1, 2, 3), p=(0.6, 0.2, 0.2)))
     way, height = str(rng.choice(("left", "right"))), int(rng.integers(7, 10)) * 8
     coats = [int(coat) for coat in rng.permutation(4)[:count]]
-    speed = float(rng.uniform(20, 110)) * (1 if way == "right" else -1)
+    speed = float(rng.uniform(30, 130)) * (1 if way == "right" else -1)
     middle = float(rng.uniform(1, 6))
     spots = [Spot(_group(coats, height, i % 4), x + speed * (i - middle), y) for i in range(FRAMES)]
     facts = {"person_way": way} if count == 1 else {}

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from services.sandbox import words
 from shared.context import LocalContext
-from shared.contracts import AugmentRecipe, TeacherRecipe
-from shared.errors import UsageError
+from shared.contracts import AugmentRecipe
 from shared.schema import Choice, Clip, Origin, Question, Rows, write_rows
 from workers.augmenter.augment import augment, variations
 from workers.augmenter.keep import objection, plain, weight
@@ -134,12 +133,6 @@ def test_only_answered_originals_are_varied(tmp_path: Path) -> None:
     )
     assert {"questions", "unanswered", "already_augmented", "no_rules_for_language"} <= facts.keys()
     assert [q.id for q in Rows([tmp_path / "out"]).questions] == ["done~a1", "done~a2"]
-
-
-def test_the_teacher_method_says_what_to_use_instead(tmp_path: Path) -> None:
-    recipe = AugmentRecipe(method="teacher", teacher=TeacherRecipe())
-    with pytest.raises(UsageError, match="use method: rules"):
-        augment({"data": []}, recipe, tmp_path, LocalContext(tmp_path / "s"))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/real is missing")

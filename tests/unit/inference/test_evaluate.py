@@ -158,3 +158,10 @@ def test_categories_and_languages_are_scored_apart(tmp_path: Path) -> None:
         "order": (1, 1.0),
     }
     assert scores["by_language"]["vi"]["n"] == 2
+
+
+def test_a_test_set_without_rows_is_refused(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", [], [])
+    predictions = the_predictions(tmp_path / "predictions", {})
+    with pytest.raises(InputError, match="no rows"):
+        evaluate({"data": [data], "predictions": [predictions]}, RECIPE, tmp_path, LocalContext(tmp_path / "scratch"))

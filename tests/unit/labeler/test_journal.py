@@ -75,7 +75,7 @@ def test_whatever_decides_the_answer_is_in_the_key(changes: dict[str, Any]) -> N
     assert request(**changes).key != request().key
 
 
-@pytest.mark.parametrize("kind", ["blocked", "empty", "malformed", "rejected"])
+@pytest.mark.parametrize("kind", ["blocked", "empty", "malformed"])
 def test_an_unusable_answer_is_final_and_kept(tmp_path: Path, kind: str) -> None:
     _, (entry,) = ask(tmp_path, Counting(kind), request())
     assert (entry.problem, entry.data) == (kind, None)
@@ -83,7 +83,7 @@ def test_an_unusable_answer_is_final_and_kept(tmp_path: Path, kind: str) -> None
     assert teacher.asked == 0
 
 
-@pytest.mark.parametrize("kind", ["rate limited", "server", "timeout", "connection"])
+@pytest.mark.parametrize("kind", ["rate limited", "server", "timeout", "connection", "rejected"])
 def test_a_service_that_failed_is_asked_again_later(tmp_path: Path, kind: str) -> None:
     with pytest.raises(TeacherError):
         ask(tmp_path, Counting(kind), request())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import InputError
-from shared.schema import Choice, Origin, Question
+from shared.schema import Choice, Origin, Question, Rows, write_rows
 from tests.unit.trainer.conftest import RECIPE, write_part
 from workers.trainer import card
 from workers.trainer.plan import order, permuted, plan, steps
@@ -35,6 +35,14 @@ def test_choices_move_by_seed_epoch_and_question_only() -> None:
     assert permuted(QUESTION, 3, 5) == permuted(QUESTION, 3, 5)
     others = [permuted(QUESTION, seed, epoch).choices for seed in range(5) for epoch in range(5)]
     assert len(set(others)) > 5
+
+
+def test_choices_that_speak_of_the_others_keep_their_places() -> None:
+    texts = ("red light", "stop sign", "Cả A và B", "Tất cả các đáp án trên")
+    question = QUESTION.model_copy(
+        update={"choices": tuple(Choice(label=x, text=text) for x, text in zip("ABCD", texts, strict=True))}
+    )
+    assert all(permuted(question, 0, epoch) == question for epoch in range(20))
 
 
 def test_each_epoch_sees_every_row_once_in_its_own_order() -> None:
@@ -74,6 +82,13 @@ def test_rows_without_an_answer_and_rows_met_before_are_left_out_and_counted(
     }  # fmt: skip
     assert facts["rows_left_out"] == {"in an earlier part": 12, "no answer": 2}
     assert (facts["clips"], facts["recordings"]) == (16, 8)
+
+
+def test_two_datasets_that_use_the_same_ids_are_both_trained_on(labelled: Path, tmp_path: Path) -> None:
+    other = write_part(tmp_path, [Origin(answer="human")] * 3, first=0)
+    rows = [row.model_copy(update={"text": "And which colour is this?"}) for row in Rows([other]).questions]
+    write_rows(other, rows, Rows([other]).clips)
+    assert len(plan([labelled, other]).questions) == 12 + 3
 
 
 def test_data_without_any_answer_is_refused(tmp_path: Path) -> None:

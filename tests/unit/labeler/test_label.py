@@ -1,0 +1,66 @@
+"""What the label verb commits, with a teacher in this process."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.context import LocalContext
+from shared.contracts import LabelRecipe, TeacherRecipe
+from shared.schema import Choice, Clip, Origin, Question, write_rows
+from shared.teachers import Reply, Request, TeacherError, Usage
+from workers.labeler.ask import TeacherOutageError
+from workers.labeler.label import label
+
+
+class Refusing:
+    """Answers A, but refuses every request about the clips in `refused`."""
+
+    def __init__(self, refused: set[str]) -> None:
+        self._refused = refused
+
+    async def ask(self, request: Request, clip: Path | None) -> Reply:
+        if request.clip in self._refused:
+            raise TeacherError("rejected", "INVALID_ARGUMENT: no sandbox scene in this clip")
+        answer = {"answer": request.order.index(0) + 1, "reasoning": "", "verdict": "consistent", "inconsistencies": []}
+        return Reply({name: answer[name] for name in request.answer.model_fields}, Usage(1, 1, 1), "m")
+
+    async def release(self, clip: str) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+def rows(folder: Path, clips: int) -> list[str]:
+    """One unanswered question a clip; the clips' digests."""
+    digests = [f"{n:064x}" for n in range(clips)]
+    choices = (Choice(label="A", text="red"), Choice(label="B", text="green"))
+    about = {"size_bytes": 1, "seconds": 1, "fps": 1, "width": 1, "height": 1, "codec": "h264"}
+    write_rows(
+        folder,
+        [Question(id=d[-4:], clip=d, text="?", choices=choices, origin=Origin(answer="none")) for d in digests],
+        {d: Clip(digest=d, name=d, recording=d, **about) for d in digests},
+    )
+    return digests
+
+
+def labelled(tmp_path: Path, refused: set[str]) -> dict[str, object]:
+    def factory(recipe: TeacherRecipe) -> Refusing:
+        return Refusing(refused)
+
+    out = tmp_path / "out"
+    out.mkdir()
+    ctx = LocalContext(tmp_path / "scratch")
+    return label({"data": [tmp_path / "data"]}, LabelRecipe(), out, ctx, teacher_factory=factory)
+
+
+def test_a_service_that_refuses_everything_is_no_finding(tmp_path: Path) -> None:
+    digests = rows(tmp_path / "data", 20)
+    with pytest.raises(TeacherOutageError, match=r"20 of 20 questions \(rejected ×300\), lastly: INVALID") as raised:
+        labelled(tmp_path, set(digests))
+    assert raised.value.permanent
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_one_clip_that_is_refused_is_flagged_and_the_others_go_through(tmp_path: Path) -> None:
+    digests = rows(tmp_path / "data", 30)
+    facts = labelled(tmp_path, {digests[7]})
+    assert (facts["accepted"], facts["flagged"]) == (29, {"too few usable votes": 1})
