@@ -2,9 +2,10 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 SERVICES := .venvs/services/bin
+BENCHMARKS := $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo test check unit integration e2e bench prove up down logs clean locks
+.PHONY: help setup demo test check unit integration e2e bench named prove up down logs clean locks
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,8 +27,11 @@ check: setup ## ruff, mypy, import-linter, stage versions, generated docs
 unit integration e2e: setup ## one part of `make test`
 	@$(SERVICES)/python -m scripts.test $@
 
-bench: setup ## one benchmark (NAME=learning): a table, and benchmarks/results/NAME.json
+bench: named setup ## one benchmark (NAME=learning): a table, and benchmarks/results/NAME.json
 	@$(SERVICES)/python -m benchmarks.$(NAME)
+
+named:
+	@: $(if $(filter $(BENCHMARKS),$(NAME)),,$(error say which benchmark: make bench NAME=…, one of: $(BENCHMARKS)))
 
 prove: ## what takes too long for `make test`: the sandbox preset under three seeds (half an hour)
 	@$(MAKE) --no-print-directory bench NAME=learning

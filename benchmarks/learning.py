@@ -16,6 +16,7 @@ import yaml
 
 from scripts.demo import STATE, roadqa
 from services.local import stack
+from shared.errors import RoadQAError
 
 SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parent / "results" / "learning.json"
@@ -49,18 +50,28 @@ def _scores(report: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: row[key] for key in ("accuracy", "ci95", "n")} | {"by_category": by_category}
 
 
+def _write(found: list[dict[str, Any]]) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    machine = {"cores": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+    RESULTS.write_text(json.dumps({"machine": machine, "seeds": found}, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Run every seed, then judge."""
+    """Run every seed, then judge.
+
+    Raises:
+        RoadQAError: the stack does not come up, or a seed fails; those before it are in the results.
+    """
+    found: list[dict[str, Any]] = []
     was_up = stack.running(STATE)
     try:
         env = stack.up(STATE)
-        found = [run(env, seed) for seed in SEEDS]
+        for seed in SEEDS:
+            found.append(run(env, seed))
+            _write(found)  # at once: a later seed may fail
     finally:
         if not was_up:
             stack.down(STATE)
-    RESULTS.parent.mkdir(exist_ok=True)
-    machine = {"cores": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "gpu": None}
-    RESULTS.write_text(json.dumps({"machine": machine, "seeds": found}, indent=1) + "\n", encoding="utf-8")
     short = []
     print("seed  row           right  95% interval    over base")
     for scores in found:
@@ -76,4 +87,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RoadQAError as error:
+        sys.exit(f"roadqa: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -134,10 +134,10 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("label", 2, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", keeps_scratch=True),
-        Stage("augment", 1, "augmenter", AugmentRecipe,
+        Stage("augment", 2, "augmenter", AugmentRecipe,
               {"data": Input("rows", clips=False)}, "rows", "data", keeps_scratch=True),
         Stage("train", 2, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
-        Stage("quantize", 1, "quantizer", QuantizeRecipe,
+        Stage("quantize", 2, "quantizer", QuantizeRecipe,
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
         Stage("predict", 1, "inference", PredictRecipe,
               {"model": Input("model"), "data": Input("rows")}, "predictions", "data"),

@@ -5,9 +5,9 @@ whose inputs are artifacts or other nodes.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import Field, ValidationError
@@ -24,13 +24,17 @@ HASH_CHARS = 32
 # --- the pipeline file -----------------------------------------------------------------------------
 
 
+#: auto: vLLM, unless the deployment's has no kernel for the model's format (`ROADQA_VLLM_LACKS`).
+Engine = Literal["auto", "vllm", "transformers"]
+
+
 class ReportRow(Frozen):
     """One row of the table: a model, how it is asked, and what it is compared with."""
 
     model: str | None = None  #: a model or step; by default the step of the row's own name
     parent: str | None = None
     system_prompt: SystemPrompt | None = None
-    engine: Literal["vllm", "transformers"] = "vllm"
+    engine: Engine = "auto"
 
 
 class ReportSpec(Frozen):
@@ -41,7 +45,7 @@ class ReportSpec(Frozen):
 class SubmissionSpec(Frozen):
     data: str
     model: str
-    engine: Literal["vllm", "transformers"] = "vllm"
+    engine: Engine = "auto"
 
 
 class Pipeline(Frozen):
@@ -60,11 +64,12 @@ class Pipeline(Frozen):
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, where YAML would take the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # as written: nothing is merged yet
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if doubled := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"{doubled!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+            raise yaml.composer.ComposerError(None, None, f"{doubled!r} stands twice", node.start_mark)
+        return node
 
 
 def parse_pipeline(text: str, source: str) -> Pipeline:
@@ -140,15 +145,23 @@ class Plan(Frozen):
     submission_data: str | None = None
 
 
+class Made(NamedTuple):
+    """How a model that is in the store already was made."""
+
+    trained_on: tuple[str, ...] = ()  #: rows artifacts
+    scheme: str | None = None  #: of its quantisation
+
+
 class _Planner:
     def __init__(
         self,
         pipeline: Pipeline,
         datasets: Mapping[str, tuple[str, ...]],
         models: Mapping[str, str],
-        trained_on: Mapping[str, tuple[str, ...]],
+        made: Mapping[str, Made],
+        lacking: Container[str],
     ) -> None:
-        self.pipeline, self.datasets, self.models, self.trained_on = pipeline, datasets, models, trained_on
+        self.pipeline, self.datasets, self.models, self.made, self.lacking = pipeline, datasets, models, made, lacking
         self.nodes: dict[str, Node] = {}
 
     def sources(self, names: Iterable[str], where: str) -> tuple[Source, ...]:
@@ -216,14 +229,23 @@ class _Planner:
             raise UsageError(f"{where}.data: awq is calibrated on rows: say which")
         self.add(name, stage, recipe, inputs, replicate)
 
-    def predict(self, model: str, data: str, engine: str, system_prompt: str | None, where: str) -> str:
-        values: dict[str, Any] = {"engine": engine}
+    def engine(self, model: str, wanted: Engine) -> str:
+        """The engine that answers for a model of this plan."""
+        if wanted != "auto":
+            return wanted
+        node = self.nodes.get(model)
+        scheme = node.recipe.get("scheme") if node else self.made.get(self.models.get(model, ""), Made()).scheme
+        return "transformers" if scheme in self.lacking else "vllm"
+
+    def predict(self, model: str, data: str, engine: Engine, system_prompt: str | None, where: str) -> str:
+        source = self.model(model, where)
+        values: dict[str, Any] = {"engine": self.engine(model, engine)}
         if system_prompt:
             values["system_prompt"] = system_prompt
         recipe = self.recipe("predict", values, where, model)
         name = f"predict {model} on {data} ({recipe['engine']}, {recipe['system_prompt']})"
         if name not in self.nodes:
-            inputs = {"model": (self.model(model, where),), "data": self.sources([data], where)}
+            inputs = {"model": (source,), "data": self.sources([data], where)}
             self.add(name, "predict", recipe, inputs, 0)
         return name
 
@@ -238,7 +260,7 @@ class _Planner:
         return tuple(dict.fromkeys([*own, *before]))
 
     def seen_before(self, artifact: str) -> tuple[Source, ...]:
-        return tuple(Source(artifact=part) for part in self.trained_on.get(artifact, ()))
+        return tuple(Source(artifact=part) for part in self.made.get(artifact, Made()).trained_on)
 
     def evaluate(self, predict: str, parent: str | None, model: str, test: str) -> str:
         name = f"evaluate {predict}" + (f" against {parent}" if parent else "")
@@ -255,21 +277,22 @@ class _Planner:
         where = f"report.rows.{name}"
         model = spec.model or name
         predict = self.predict(model, report.test, spec.engine, spec.system_prompt, where)
+        recipe = self.nodes[predict].recipe
         parent_predict = parent_evaluate = None
         if spec.parent is not None:
             parent = report.rows.get(spec.parent)
             if parent is None:
                 raise UsageError(f"{where}.parent: no row is called {spec.parent!r}")
             parent_model = parent.model or spec.parent
-            parent_predict = self.predict(parent_model, report.test, spec.engine, parent.system_prompt, where)
-            if parent.engine != spec.engine:
+            parent_predict = self.predict(parent_model, report.test, recipe["engine"], parent.system_prompt, where)
+            if self.engine(parent_model, parent.engine) != recipe["engine"]:
                 parent_evaluate = self.evaluate(parent_predict, None, parent_model, report.test)
         return PlannedRow(
             name=name,
             parent=spec.parent,
             model=model,
-            engine=spec.engine,
-            system_prompt=self.nodes[predict].recipe["system_prompt"],
+            engine=recipe["engine"],
+            system_prompt=recipe["system_prompt"],
             predict=predict,
             evaluate=self.evaluate(predict, parent_predict, model, report.test),
             parent_evaluate=parent_evaluate,
@@ -280,16 +303,18 @@ def make_plan(
     pipeline: Pipeline,
     datasets: Mapping[str, tuple[str, ...]],
     models: Mapping[str, str],
-    trained_on: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    made: Mapping[str, Made] = MappingProxyType({}),
+    lacking: Container[str] = (),
 ) -> Plan:
     """The graph of a pipeline whose data and models have been resolved to artifacts.
 
-    `trained_on` gives the rows artifacts that models from earlier runs have seen, by model artifact.
+    `made` tells of models from earlier runs, by artifact; `lacking` are the quantisation schemes that the
+    deployment's vLLM has no kernel for.
 
     Raises:
         UsageError: a step or row names what does not exist, or a recipe is wrong; says where.
     """
-    planner = _Planner(pipeline, datasets, models, trained_on)
+    planner = _Planner(pipeline, datasets, models, made, lacking)
     for name, body in pipeline.steps.items():
         if name in datasets or name in models:
             raise UsageError(f"steps.{name}: data or a model has that name already; choose another")

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.contracts import STAGES
 from shared.errors import NotInStoreError, UsageError
-from shared.pipeline import HASH_CHARS, Node, Plan
+from shared.pipeline import HASH_CHARS, Made, Node, Plan
 from shared.schema import Frozen
 from shared.store import Store, canonical
 
@@ -72,14 +72,14 @@ def expand(node: Node, outputs: Mapping[str, tuple[str, ...]]) -> list[Task] | N
     ]
 
 
-def trained_on(store: Store, model: str) -> tuple[str, ...]:
-    """The rows artifacts that a model in the store was trained on, back to its base."""
+def made(store: Store, model: str) -> Made:
+    """How a model in the store was made, back to its base."""
     lineage = store.manifest(model).lineage
     if lineage is None:
-        return ()
+        return Made()
     own = lineage.inputs.get("data", ()) if lineage.stage == "train" else ()
-    before = [part for parent in lineage.inputs.get("model", ()) for part in trained_on(store, parent)]
-    return tuple(dict.fromkeys([*own, *before]))
+    before = [part for parent in lineage.inputs.get("model", ()) for part in made(store, parent).trained_on]
+    return Made(tuple(dict.fromkeys([*own, *before])), lineage.recipe.get("scheme"))
 
 
 class NodeState(Frozen):

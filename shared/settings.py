@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     engine_kv_cache_bytes: int = Field(0, ge=0, description="KV cache; 0: what is free (GPU), 8 full prompts (CPU)")
     engine_kv_offload_bytes: int = Field(0, ge=0, description="host memory the KV cache may spill into (GPU)")
     engine_processes: bool = Field(False, description="engine in its own process: overlaps, but starts slower")
+    vllm_lacks: str = Field(
+        "", description="quantisations vLLM has no kernel for here: on a CPU fp4; without AVX-512 awq"
+    )
     decode_threads: int = Field(2, ge=1, description="clips decoded at once beside the engine")
 
     gemini_api_key: SecretStr = Field(SecretStr(""), description="key for Gemini")
@@ -77,6 +80,10 @@ class Settings(BaseSettings):
                 f" {self.lease_seconds:g}: set the heartbeat to a third of the lease or less"
             )
         return self
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        return frozenset(self.vllm_lacks.replace(",", " ").split())
 
 
 @lru_cache(maxsize=1)

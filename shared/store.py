@@ -118,6 +118,11 @@ def _remove_unless_held(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read: clips show faces and plates."""
+    return os.open(path, flags, 0o600)
+
+
 def _next(chunks: Iterator[bytes], key: str) -> bytes:
     """The next chunk of a download; empty at its end."""
     with _translated(key):
@@ -261,7 +266,8 @@ class Store:
             os.link(path, link)
             os.utime(link)
             return
-        with link.open("xb") as out:  # not in the cache: what a killed worker leaves half done goes with its workspace
+        # not in the cache: what a killed worker leaves half done goes with its workspace
+        with open(link, "xb", opener=_private) as out:
             try:
                 self._download(f"blobs/{digest}", out, digest)
             except BaseException:
@@ -289,7 +295,7 @@ class Store:
     def _evict(self) -> None:
         """Drop the blobs that were used longest ago while the cache is over its bound."""
         with self._evicting:
-            blobs = [(p.stat(), p) for p in (self.cache / "blobs").iterdir() if not p.name.startswith(".")]
+            blobs = [(p.stat(), p) for p in (self.cache / "blobs").iterdir()]
             total = sum(stat.st_size for stat, _ in blobs)
             for stat, path in sorted(blobs, key=lambda blob: blob[0].st_mtime):
                 if total <= self._config.cache_bytes:

@@ -123,7 +123,8 @@ def _understood(name: str, entry: str | dict[str, Any]) -> str | SandboxData | R
         wanted = kind.model_validate({field: value for field, value in entry.items() if field != "import"})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(one_line(f"{where}.{'.'.join(map(str, first['loc']))}: {first['msg']}")) from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UsageError(one_line(f"{where}.{'.'.join(map(str, first['loc']))}: {reason}")) from error
     check_name(wanted.name, f"{where}.name", "choose another")
     return wanted
 

@@ -3,10 +3,10 @@
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Literal
-from urllib.parse import urlsplit
 
 import redis
 
+from services.local.stack import SANDBOX_KEY
 from shared.errors import BrokerError, RoadQAError, StoreError
 from shared.lease import board
 from shared.schema import Frozen
@@ -14,7 +14,6 @@ from shared.settings import settings
 from shared.store import store
 
 _ENOUGH_DISK = 20_000_000_000  # bytes: an 8B checkpoint, its cache and a margin
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")  # where the local stack's own teacher listens
 
 
 class Finding(Frozen):
@@ -78,7 +77,7 @@ def _teacher() -> Iterator[Finding]:
     if not key:
         detail = "no ROADQA_GEMINI_API_KEY: label steps will fail (the local stack's sandbox needs none of yours)"
         yield Finding(what="teacher", state="warning", detail=detail)
-    elif urlsplit(server).hostname in _LOOPBACK:
+    elif key == SANDBOX_KEY:
         detail = f"knows only drawn scenes ({server}); for other clips set ROADQA_GEMINI_API_KEY, then `make down up`"
         yield Finding(what="the sandbox's teacher", state="warning", detail=detail)
     else:

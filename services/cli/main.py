@@ -219,7 +219,8 @@ def report_(run: str, as_json: bool, html: Path | None, submission: Path | None)
 @click.argument("dataset")
 @click.option("--model", required=True, help="A model's name or artifact.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--engine", type=click.Choice(["vllm", "transformers"]), default="vllm", show_default=True)
+@click.option("--engine", type=click.Choice(["auto", "vllm", "transformers"]), default="auto", show_default=True,
+              help="auto: vLLM, unless it has no kernel here for the model's format.")  # fmt: skip
 @click.option("--system-prompt", type=click.Choice(["none", "short", "expert"]),
               help="By default the one that the model was trained with.")  # fmt: skip
 def predict(dataset: str, model: str, output: Path, engine: str, system_prompt: str | None) -> None:

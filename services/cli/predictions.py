@@ -9,8 +9,9 @@ from services.cli.data import Progress, resolve_data, resolve_model
 from shared.errors import NotInStoreError, UsageError
 from shared.formats.submission import write_submission
 from shared.pipeline import Pipeline, Plan, SubmissionSpec, make_plan
-from shared.run import Runs
+from shared.run import Runs, made
 from shared.schema import Prediction
+from shared.settings import settings
 from shared.store import Store
 
 
@@ -28,7 +29,10 @@ def plan(store: Store, dataset: str, model: str, engine: str, system_prompt: str
             "submission": SubmissionSpec.model_validate({"data": dataset, "model": model, "engine": engine}),
         }
     )
-    return make_plan(pipeline, {dataset: resolve_data(store, dataset, dataset, progress)}, {model: artifact})
+    parts = resolve_data(store, dataset, dataset, progress)
+    return make_plan(
+        pipeline, {dataset: parts}, {model: artifact}, {artifact: made(store, artifact)}, settings().lacking
+    )
 
 
 def _recipe(store: Store, artifact: str) -> dict[str, Any]:

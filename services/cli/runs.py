@@ -13,8 +13,9 @@ from services.cli.data import Progress, resolve_data, resolve_model
 from shared.errors import UsageError
 from shared.lease import Board
 from shared.pipeline import Pipeline, Plan, make_plan, parse_pipeline
-from shared.run import NodeState, Runs, RunState, trained_on
+from shared.run import NodeState, Runs, RunState, made
 from shared.schema import Frozen
+from shared.settings import settings
 from shared.store import Store
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ def resolve(store: Store, pipeline: Pipeline, progress: Progress) -> Plan:
     make_plan(pipeline, dict.fromkeys(pipeline.data, ("",)), dict.fromkeys(pipeline.models, ""))
     datasets = {name: resolve_data(store, name, source, progress) for name, source in pipeline.data.items()}
     models = {name: resolve_model(store, name, source, progress) for name, source in pipeline.models.items()}
-    return make_plan(pipeline, datasets, models, {model: trained_on(store, model) for model in models.values()})
+    known = {model: made(store, model) for model in models.values()}
+    return make_plan(pipeline, datasets, models, known, settings().lacking)
 
 
 def submit(store: Store, board: Board, plan: Plan) -> str:

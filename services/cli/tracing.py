@@ -1,6 +1,8 @@
 """Walking back: from an answer or an artifact to all that it came from."""
 
 import json
+from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 from shared.errors import NotInStoreError, UsageError
@@ -63,19 +65,24 @@ _TABLES = ("predictions.jsonl", "labels.jsonl", "questions.jsonl")
 
 def _rows_on(store: Store, graph: dict[str, dict[str, Any]], question: str) -> list[dict[str, Any]]:
     """Every row of the lineage about the question, and about what it was augmented from."""
-    rows: list[dict[str, Any]] = [
+    artifacts = [artifact for artifact, facts in graph.items() if facts["kind"] in ("rows", "predictions")]
+    wanted = _with_parents(question, _parents(store, artifacts))  # first: a lineage may not fit in memory
+    return [
         {"artifact": artifact, "table": table, "row": row}
-        for artifact, facts in graph.items()
-        if facts["kind"] in ("rows", "predictions")
+        for artifact in artifacts
         for table in _TABLES
         for row in _table(store, artifact, table)
+        if (row.get("question") or row.get("id")) in wanted
     ]
-    wanted = _with_parents(question, [found["row"] for found in rows if found["table"] == "questions.jsonl"])
-    return [found for found in rows if (found["row"].get("question") or found["row"].get("id")) in wanted]
 
 
-def _with_parents(question: str, questions: list[dict[str, Any]]) -> set[str]:
-    parents = {row["id"]: row["origin"]["parent"] for row in questions}
+def _parents(store: Store, artifacts: list[str]) -> dict[str, str]:
+    """The question each augmented one was made from."""
+    rows = (row for artifact in artifacts for row in _table(store, artifact, "questions.jsonl"))
+    return {row["id"]: row["origin"]["parent"] for row in rows if row["origin"]["parent"] is not None}
+
+
+def _with_parents(question: str, parents: dict[str, str]) -> set[str]:
     wanted: set[str] = set()
     name: str | None = question
     while name is not None and name not in wanted:
@@ -84,9 +91,11 @@ def _with_parents(question: str, questions: list[dict[str, Any]]) -> set[str]:
     return wanted
 
 
-def _table(store: Store, artifact: str, path: str) -> list[dict[str, Any]]:
+def _table(store: Store, artifact: str, path: str) -> Iterator[dict[str, Any]]:
+    """The rows of an artifact's table, none where it has no such table."""
     try:
-        lines = store.read_file(artifact, path).splitlines()
+        table = store.read_file(artifact, path)
     except NotInStoreError:
-        return []
-    return [json.loads(line) for line in lines]
+        return
+    for line in BytesIO(table):
+        yield json.loads(line)

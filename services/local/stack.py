@@ -2,7 +2,8 @@
 
 `up` chooses free ports and random credentials, writes `<state>/env` (which every ROADQA process
 reads), starts what the Procfile lists and waits until it answers. `down` stops it by pid. Both first
-stop what a supervisord that was killed left behind: two Redis on one folder would ruin it.
+stop what a supervisord that was killed, or lost its pid file, left behind: two Redis on one folder
+would ruin it.
 """
 
 import argparse
@@ -49,7 +50,7 @@ _STOP_SECONDS = 120
 _GRACE_SECONDS = 20  # for a verb to put its work down
 _KILL_SECONDS = 35  # until what has not ended is killed
 _SERVERS = {"redis", "store"}  #: end last, for the others put their work down there
-_SANDBOX_KEY = "sandbox"  #: any would do; this one tells that it is not the user's
+SANDBOX_KEY = "sandbox"  #: any would do; this one tells that it is not the user's
 _TEACHER = ("ROADQA_GEMINI_API_KEY", "ROADQA_GEMINI_BASE_URL")
 
 
@@ -102,6 +103,7 @@ def configure(state: Path, only: Collection[str]) -> dict[str, str]:
         "ROADQA_S3_SECRET_KEY": password,
         "ROADQA_CACHE_DIR": str(state / "cache" / "cli"),
         "ROADQA_GRACE_SECONDS": str(_GRACE_SECONDS),
+        "ROADQA_VLLM_LACKS": _vllm_lacks(),
     }
     env |= {} if _own_teacher() else _sandbox(ports["TEACHER"])
     _private(env_file, "".join(f"{key}={value}\n" for key, value in env.items()))
@@ -113,11 +115,17 @@ def configure(state: Path, only: Collection[str]) -> dict[str, str]:
 
 def _own_teacher() -> bool:
     """Whether the user has set a key, as a variable or a mounted secret."""
-    return own_settings().gemini_api_key.get_secret_value() not in ("", _SANDBOX_KEY)
+    return own_settings().gemini_api_key.get_secret_value() not in ("", SANDBOX_KEY)
 
 
 def _sandbox(port: int | str) -> dict[str, str]:
-    return dict(zip(_TEACHER, (_SANDBOX_KEY, f"http://127.0.0.1:{port}"), strict=True))
+    return dict(zip(_TEACHER, (SANDBOX_KEY, f"http://127.0.0.1:{port}"), strict=True))
+
+
+def _vllm_lacks() -> str:
+    """Quantisations that vLLM 0.32's CPU build has no kernel for: fp4 on any CPU, int4 where AVX-512 is missing."""
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return "fp4" if "avx512f" in flags else "fp4,awq"
 
 
 def _private(path: Path, text: str) -> None:
@@ -257,7 +265,14 @@ def down(state: Path) -> None:
 
 
 def _sweep(state: Path) -> None:
-    """End what a killed supervisord left behind."""
+    """End what a supervisord left behind that was killed, or that lost its pid file.
+
+    Raises:
+        RoadQAError: something does not end.
+    """
+    for process in _supervisors(state):  # before its programs, which it would start again
+        _signal(process, signal.SIGTERM)
+    _await("supervisord's end", lambda: not _supervisors(state), _STOP_SECONDS, state / "logs")
     _end(lambda: [process for process, name in _left(state).items() if name not in _SERVERS], state / "logs")
     _end(lambda: list(_left(state)), state / "logs")
 
@@ -279,6 +294,19 @@ def _end(left: Callable[[], list[psutil.Process]], logs: Path) -> None:
 def _signal(process: psutil.Process, number: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(number)
+
+
+def _supervisors(state: Path) -> list[psutil.Process]:
+    """Every living supervisord of this folder, by its command line: the pid file may be gone."""
+    processes = psutil.process_iter(["cmdline", "environ"])
+    return [process for process in processes if _supervises(process.info, state)]
+
+
+def _supervises(info: dict[str, Any], state: Path) -> bool:
+    command: list[str] = info["cmdline"] or []  # None: it has ended
+    if info["environ"] is None or "supervisord" not in map(os.path.basename, command):  # None: not ours to end
+        return False
+    return os.path.realpath(state / "supervisord.conf") in map(os.path.realpath, command)
 
 
 def _left(state: Path) -> dict[psutil.Process, str]:

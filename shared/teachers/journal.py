@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from shared.context import Scratch
 from shared.schema import Frozen
-from shared.teachers.teacher import UNANSWERED, Request, Teacher, TeacherError, Usage
+from shared.teachers.teacher import UNPAID, Request, Teacher, TeacherError, Usage
 
 PREFIX = "journal/"
 
@@ -37,7 +37,7 @@ class Journal:
     """Answers by request key in scratch, under `journal/<key>`.
 
     Blocked, empty and malformed answers are final and kept as well; a service that could not be reached,
-    or refused the request, has answered nothing, so its errors are raised and not kept.
+    or refused the request, was not paid for: its errors are raised and not kept.
     """
 
     def __init__(self, scratch: Scratch, teacher: Teacher) -> None:
@@ -51,7 +51,7 @@ class Journal:
         """The kept answer to `request`; otherwise ask for one and keep it.
 
         Raises:
-            TeacherError: the service gave no answer (only the kinds of `UNANSWERED`).
+            TeacherError: the service gave no answer (only the kinds of `UNPAID`).
         """
         name = PREFIX + request.key
         async with self._asking.setdefault(name, asyncio.Lock()):
@@ -76,7 +76,7 @@ class Journal:
             data, usage, model = reply.data, reply.usage, reply.model
         except TeacherError as error:
             usage = error.usage
-            if error.kind in UNANSWERED:
+            if error.kind in UNPAID:
                 self.usage = self.usage.plus(usage)
                 raise
             problem, detail = error.kind, error.message

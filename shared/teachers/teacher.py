@@ -17,8 +17,8 @@ Transient = Literal["rate limited", "server", "timeout", "connection"]
 #: The service answered, but not with something that can be used.
 Final = Literal["blocked", "empty", "malformed", "rejected"]
 TRANSIENT: frozenset[str] = frozenset(("rate limited", "server", "timeout", "connection"))
-#: Nothing was said of the clip or the question, nothing paid: no finding, and asked again another time.
-UNANSWERED: frozenset[str] = TRANSIENT | {"rejected"}
+#: Cost nothing, and another time the service may answer: not kept.
+UNPAID: frozenset[str] = TRANSIENT | {"rejected"}
 
 
 class Usage(NamedTuple):

@@ -32,7 +32,7 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
 
     whole.roadqa("watch", run)
     report = whole.json("report", run)
-    check_report(report)
+    check_report(report, lacking=whole.env["ROADQA_VLLM_LACKS"].split(","))
     assert attempts(whole, report) > 1, "the training that was killed took another attempt"
 
     html, submission = tmp_path / "report.html", tmp_path / "submission.csv"
@@ -63,7 +63,8 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
         assert word in traced
 
 
-def check_report(report: dict[str, Any]) -> None:
+def check_report(report: dict[str, Any], lacking: list[str]) -> None:
+    """`lacking`: quantisations that vLLM has no kernel for on this machine."""
     rows = {row["name"]: row for row in report["rows"]}
     scored = {data["name"]: data["answered"] for data in report["data"]}["held out"]
     assert list(rows) == ROWS
@@ -76,8 +77,9 @@ def check_report(report: dict[str, Any]) -> None:
         assert row["seconds_per_question"] > 0
         assert not row["leaked"]["questions"]
         assert (row["p"] is None) == (row["name"] == "baseline")
-    assert rows["B fp4"]["engine"] == "transformers"
-    assert rows["B awq"]["engine"] == rows["fine-tuned B"]["engine"] == "vllm"
+    assert rows["fine-tuned B"]["engine"] == "vllm"
+    for scheme in ("fp4", "awq"):
+        assert rows[f"B {scheme}"]["engine"] == ("transformers" if scheme in lacking else "vllm")
     assert rows["B awq"]["size_bytes"] < rows["fine-tuned B"]["size_bytes"]
     assert rows["B fp4"]["size_bytes"] < rows["fine-tuned B"]["size_bytes"]
 

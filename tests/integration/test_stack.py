@@ -89,6 +89,26 @@ def test_up_stops_what_a_killed_supervisord_left_before_it_starts(state: Path, o
 
 
 @pytest.fixture
+def astray(state: Path) -> Iterator[psutil.Process]:
+    """A supervisord that runs, and whose pid file is gone."""
+    stack.up(state, only=SERVERS)
+    file = state / "supervisord.pid"
+    process = psutil.Process(int(file.read_text()))
+    file.unlink()
+    yield process
+    if alive(process):  # where a test fails: `state` finds it by this file
+        file.write_text(str(process.pid))
+
+
+def test_down_ends_a_supervisord_that_lost_its_pid_file(state: Path, astray: psutil.Process) -> None:
+    left = astray.children(recursive=True)
+    assert len(left) == len(SERVERS)
+    stack.down(state)
+    assert not [process for process in (astray, *left) if alive(process)]
+    assert not stack._left(state), "none was started again"
+
+
+@pytest.fixture
 def start(state: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start a process that is no supervisord's child any more, with further variables."""
     started: list[subprocess.Popen[bytes]] = []
@@ -193,11 +213,26 @@ def test_up_says_that_a_running_stack_asks_another_teacher(
     assert len(said()) == 1
 
 
-def test_doctor_says_that_the_sandboxs_teacher_knows_only_drawn_scenes(servers: dict[str, str], tmp_path: Path) -> None:
-    sandbox = {"ROADQA_GEMINI_API_KEY": "sandbox", "ROADQA_GEMINI_BASE_URL": "http://127.0.0.1:8899"}
-    env = os.environ | servers | sandbox | {"ROADQA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(stack.ROOT)}
+def doctor(servers: dict[str, str], cache: Path, key: str, server: str) -> str:
+    """What `roadqa doctor` says where this teacher is set, its lines joined."""
+    teacher = {"ROADQA_GEMINI_API_KEY": key, "ROADQA_GEMINI_BASE_URL": server}
+    env = os.environ | servers | teacher | {"ROADQA_CACHE_DIR": str(cache), "PYTHONPATH": str(stack.ROOT)}
     command = [sys.executable, "-m", "services.cli.main", "doctor"]
     done = subprocess.run(command, env=env, cwd=stack.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the sandbox's teacher: knows only drawn scenes" in " ".join(done.stdout.split())
-    assert "key set" not in done.stdout
+    return " ".join(done.stdout.split())
+
+
+def test_doctor_says_that_the_sandboxs_teacher_knows_only_drawn_scenes(servers: dict[str, str], tmp_path: Path) -> None:
+    said = doctor(servers, tmp_path, stack.SANDBOX_KEY, "http://127.0.0.1:8899")
+    assert "the sandbox's teacher: knows only drawn scenes" in said
+    assert "key set" not in said
+
+
+@pytest.mark.parametrize("server", ["http://127.0.0.1:8899", "http://[::1"])
+def test_doctor_takes_no_server_of_the_users_for_the_sandboxs(
+    servers: dict[str, str], tmp_path: Path, server: str
+) -> None:
+    said = doctor(servers, tmp_path, "theirs", server)
+    assert f"teacher: key set; server: {server}" in said
+    assert "drawn scenes" not in said

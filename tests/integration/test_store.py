@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import NotInStoreError, StoreError
-from shared.run import trained_on
+from shared.run import made
 from shared.schema import Choice, Clip, Origin, Question, write_rows
 from shared.settings import Settings
 from shared.store import Lineage, Manifest, Store, StoreScratch, file_digest
@@ -113,9 +113,11 @@ def test_what_a_model_was_trained_on_is_found_back_to_its_base(store: Store, tmp
     (tmp_path / "weights").write_bytes(b"w")
     model = store.put_artifact("model", tmp_path)
     for stage, data in (("train", ("a",)), ("train", ("b",)), ("quantize", ("c",))):
-        lineage = Lineage(stage=stage, version=1, recipe={}, inputs={"model": (model,), "data": data})
+        lineage = Lineage(
+            stage=stage, version=1, recipe={"scheme": stage[:1]}, inputs={"model": (model,), "data": data}
+        )
         model = store.put_artifact("model", tmp_path, lineage)
-    assert trained_on(store, model) == ("b", "a")
+    assert made(store, model) == (("b", "a"), "q")
 
 
 def test_the_cache_stays_within_its_bound(config: Settings, tmp_path: Path) -> None:
@@ -140,6 +142,14 @@ def test_an_artifact_larger_than_the_cache_still_comes_whole(config: Settings, t
     artifact = store.put_artifact("model", tmp_path / "model")
     store.get_artifact(artifact, tmp_path / "cache" / "back")
     assert [(tmp_path / "cache" / "back" / str(n)).read_bytes()[0] for n in range(6)] == list(range(6))
+
+
+def test_only_its_owner_may_read_a_downloaded_blob(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "clip").write_bytes(b"faces and plates")
+    digest = store.put_blob(tmp_path / "clip").digest
+    store.get_blob(digest, tmp_path / "link")
+    for path in (tmp_path / "link", store.cache / "blobs" / digest):
+        assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_is_missing_is_named(store: Store) -> None:

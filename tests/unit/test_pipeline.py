@@ -4,7 +4,7 @@ import pytest
 
 from services.cli.runs import presets, read_pipeline
 from shared.errors import UsageError
-from shared.pipeline import Plan, make_plan, parse_pipeline
+from shared.pipeline import Made, Plan, make_plan, parse_pipeline
 from shared.run import expand
 
 GOOD = """
@@ -48,6 +48,25 @@ def test_a_row_on_another_engine_is_compared_with_its_parent_on_that_engine() ->
     assert small.parent_evaluate is not None
 
 
+def test_an_engine_without_a_kernel_gives_way_and_so_does_the_parents() -> None:
+    auto = parse_pipeline(GOOD.replace(", engine: transformers", ""), "p")
+    rows = {row.name: row for row in make_plan(auto, DATASETS, MODELS, {}, {"fp4"}).rows}
+    assert [row.engine for row in rows.values()] == ["vllm", "vllm", "transformers"]
+    assert rows["small"].parent_evaluate is not None
+    assert {row.engine for row in make_plan(auto, DATASETS, MODELS, {}, {"awq"}).rows} == {"vllm"}
+    earlier = parse_pipeline("{name: p, data: {test: e}, models: {m: b}, submission: {data: test, model: m}}", "p")
+    (node,) = make_plan(earlier, DATASETS, {"m": "d" * 64}, {"d" * 64: Made(scheme="awq")}, {"awq"}).nodes
+    assert node.recipe["engine"] == "transformers"
+
+
+def test_a_mapping_that_is_merged_may_overrule_what_it_merges() -> None:
+    train = "{stage: train, model: m, data: t, video: "
+    steps = f"x: {train}&n {{<<: &m {{fps: 1}}, fps: 4}}}}, y: {train}{{<<: *n}}}}"
+    text = f"{{name: p, data: {{t: e}}, models: {{m: b}}, steps: {{{steps}}}}}"
+    made = make_plan(parse_pipeline(text, "p"), {"t": ("a",)}, {"m": "d" * 64})
+    assert [node.recipe["video"]["fps"] for node in made.nodes] == [4, 4]
+
+
 def test_what_a_model_was_trained_on_is_followed_through_quantisation() -> None:
     made = plan()
     nodes = {node.name: node for node in made.nodes}
@@ -57,7 +76,7 @@ def test_what_a_model_was_trained_on_is_followed_through_quantisation() -> None:
 
 
 def test_what_a_model_of_an_earlier_run_was_trained_on_counts_too() -> None:
-    made = make_plan(parse_pipeline(GOOD, "p"), DATASETS, MODELS, {MODELS["base"]: ("e" * 64,)})
+    made = make_plan(parse_pipeline(GOOD, "p"), DATASETS, MODELS, {MODELS["base"]: Made(("e" * 64,))})
     nodes = {node.name: node for node in made.nodes}
     seen = [{s.artifact or s.node for s in nodes[row.evaluate].inputs["seen"]} for row in made.rows]
     assert seen == [{"e" * 64}, {"a" * 64, "b" * 64, "labels", "e" * 64}, {"a" * 64, "b" * 64, "labels", "e" * 64}]
@@ -112,6 +131,8 @@ def test_a_seed_or_a_replicate_is_other_work_and_a_name_is_not() -> None:
         ("name: p", "name: P!", "p.yaml: name"),
         ("stage: label, data: test", "stage: label, data: test, threshold: 2", "threshold"),
         ("steps:", "stepps:", "stepps"),
+        ("{parent: baseline}", "{parent: baseline, model: labels}", "no model or earlier train or quantize step"),
+        ("    tuned: {parent", "    labels: {parent", "no model or earlier train or quantize step is called 'labels'"),
         ("name: p", "name: [", "not YAML"),
         ("name: p", "name: p\nname: q", "'name' stands twice"),
         ("name: p", "name: " + 3000 * "[", "not YAML"),

@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText
 
 from shared.prompts import SystemPrompt
 from shared.vlm.encode import Encoder
-from workers.inference.engines import Answer, Asked, Checkpoint
+from workers.inference.engines import Answer, Asked, Checkpoint, cpu_dtype
 
 BATCH_TOKENS = 16384  #: prompt tokens, padding included, in one forward
 
@@ -20,10 +20,11 @@ class TransformersEngine:
 
     def put_weights(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
         """Load `checkpoint` anew: this engine has nothing else to keep."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         self._encoder = encoder
-        model = AutoModelForImageTextToText.from_pretrained(checkpoint.folder, dtype="auto", local_files_only=True)
-        self._model = model.to(device).eval()
+        cuda = torch.cuda.is_available()
+        dtype = "auto" if cuda or checkpoint.quantization else cpu_dtype()  # what is decompressed has its own type
+        model = AutoModelForImageTextToText.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
+        self._model = model.to("cuda" if cuda else "cpu").eval()
 
     def close(self) -> None:
         del self._model

@@ -12,7 +12,7 @@ from shared.errors import InputError
 from shared.prompts import SystemPrompt
 from shared.settings import settings
 from shared.vlm.encode import VIDEO_KWARGS, Encoder, metadata
-from workers.inference.engines import Answer, Asked, Checkpoint, ParityError
+from workers.inference.engines import Answer, Asked, Checkpoint, ParityError, cpu_dtype
 
 # Read by vLLM when it is imported.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -24,8 +24,8 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(settings().engine_process
 from vllm import LLM, SamplingParams
 from vllm.platforms import current_platform
 
-#: compressed-tensors formats for which vLLM has a CPU kernel.
-CPU_FORMATS = ("pack-quantized", "int-quantized")
+#: compressed-tensors formats that vLLM can run on a CPU, with the operator each needs; int4's needs AVX-512.
+CPU_KERNELS = {"pack-quantized": "cpu_gemm_wna16", "int-quantized": "onednn_scaled_mm"}
 GPU_MEMORY = 0.9  #: share of a GPU's memory for all engines together
 CPU_FULL_PROMPTS = 8  #: prompts of full length for which the KV cache of a CPU engine has room
 
@@ -38,10 +38,10 @@ class VLLMEngine:
     """
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder, longest: int) -> None:
-        if current_platform.is_cpu() and checkpoint.quantization not in (None, *CPU_FORMATS):
+        if current_platform.is_cpu() and checkpoint.quantization and not has_kernel(checkpoint.quantization):
             raise InputError(
-                f"{checkpoint.folder}: vLLM has no CPU kernel for {checkpoint.quantization}; "
-                "predict with `engine: transformers`, or on a GPU"
+                f"{checkpoint.folder}: vLLM has no kernel for {checkpoint.quantization} on this CPU; predict with "
+                "`engine: transformers`, say so in ROADQA_VLLM_LACKS for `engine: auto`, or use a GPU"
             )
         check_normalisation(encoder)
         self._encoder = encoder
@@ -92,6 +92,11 @@ class VLLMEngine:
         return Answer(tuple(logprobs.tolist()), len(due))
 
 
+def has_kernel(quantization: str) -> bool:
+    """Whether this CPU's build of vLLM can run a compressed-tensors format."""
+    return hasattr(torch.ops._C, CPU_KERNELS.get(quantization, "none"))
+
+
 def check_normalisation(encoder: Encoder) -> None:
     """vLLM normalises on the device, a clip's pixels with what the processor says of images.
 
@@ -124,6 +129,8 @@ def options(checkpoint: Checkpoint, longest: int) -> dict[str, Any]:
         # Without a compiler pass, and with the cache's size given, there is nothing to warm up.
         chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": settings().engine_kv_cache_bytes
                    or CPU_FULL_PROMPTS * longest * kv_bytes(config["text_config"])}  # fmt: skip
+        if checkpoint.quantization is None:
+            chosen["dtype"] = cpu_dtype()
     return chosen
 
 

@@ -103,7 +103,7 @@ class Asker:
         try:
             entry = await self._journal.ask(request, clip)
         except TeacherError as error:
-            self._unanswered += error.transient
+            self._unanswered = self._unanswered + 1 if error.transient else 0
             if self._unanswered >= OUTAGE:
                 raise
             return error
@@ -154,3 +154,9 @@ def raise_cause(results: Iterable[object]) -> None:
 
 class TeacherOutageError(RoadQAError):
     """Too many questions could not be asked; another attempt goes on from the journal."""
+
+
+class TeacherRefusalError(RoadQAError):
+    """The service refuses every request, and would again."""
+
+    permanent = True

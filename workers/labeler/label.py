@@ -2,17 +2,17 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
 from shared.context import Context
 from shared.contracts import LabelRecipe, TeacherRecipe
-from shared.schema import Label, Origin, Question, Rows, Vote, write_jsonl, write_rows
+from shared.schema import Label, Origin, Question, Rows, write_jsonl, write_rows
 from shared.settings import settings
 from shared.teachers import Journal, Teacher, connect
-from shared.teachers.teacher import UNANSWERED
-from workers.labeler.ask import Asker, TeacherOutageError, raise_cause
+from shared.teachers.teacher import TRANSIENT
+from workers.labeler.ask import Asker, TeacherOutageError, TeacherRefusalError, raise_cause
 
 OUTAGE_SHARE = 0.05  #: of the questions may stay without a quorum because the service failed
 STOP_LOOK_S = 0.5  #: seconds between looks at `ctx.stopping`
@@ -47,12 +47,14 @@ def label(
     Raises:
         Stopped: put down on request; the journal holds all answers so far.
         TeacherOutageError: the service failed for too many questions.
+        TeacherRefusalError: the service refuses whatever it is asked.
         UsageError: no key, or one that is refused; an unknown model or provider.
     """
     rows = Rows(inputs["data"])
     wanted = [question for question in rows.questions if question.answer is None]
     labels, journal = asyncio.run(_label_all(rows, wanted, recipe, ctx, teacher_factory, clips_at_once))
     _refuse_outage(labels)
+    _refuse_refusal(labels, clips=len({question.clip for question in wanted}))
     accepted = [_answered(question, verdict, recipe) for question, verdict in zip(wanted, labels, strict=True)]
     write_rows(out, [question for question in accepted if question is not None], rows.clips)
     write_jsonl(out / "labels.jsonl", labels)
@@ -131,31 +133,34 @@ class _Run:
 
 def _refuse_outage(labels: list[Label]) -> None:
     """A label that the service's failures decided is no finding: commit none of them if they are many."""
-    lost = [verdict for verdict in labels if verdict.status == "flagged" and _failed(verdict)]
+    lost = [verdict for verdict in labels if verdict.status == "flagged" and _failed(verdict, TRANSIENT)]
     if lost and (len(lost) == len(labels) or len(lost) > max(1, OUTAGE_SHARE * len(labels))):
-        missing = [vote for verdict in lost for vote in _every_vote(verdict) if vote.problem in UNANSWERED]
-        kinds = Counter(vote.problem for vote in missing)
-        error = TeacherOutageError(
-            f"the teacher gave no answer on {len(lost)} of {len(labels)} questions "
-            f"({', '.join(f'{kind} ×{n}' for kind, n in kinds.most_common())}), lastly: {missing[-1].reasoning}; "
-            "the answers so far are kept: `roadqa retry` once the service answers, or lower ROADQA_TEACHER_IN_FLIGHT"
+        kinds = Counter(vote.problem for verdict in lost for vote in verdict.votes if vote.problem in TRANSIENT)
+        raise TeacherOutageError(
+            f"the teacher could not be asked about {len(lost)} of {len(labels)} questions "
+            f"({', '.join(f'{kind} ×{n}' for kind, n in kinds.most_common())}); the answers so far are kept: "
+            "try again once the service answers, or lower ROADQA_TEACHER_IN_FLIGHT"
         )
-        error.permanent = set(kinds) == {"rejected"}  # it would refuse them again
-        raise error
 
 
-def _failed(verdict: Label) -> bool:
-    """Whether failures of the service kept the last round from a quorum or from its verification."""
+def _refuse_refusal(labels: list[Label], clips: int) -> None:
+    """One clip that the service refuses is a finding about the clip; all of several are one about the request."""
+    refused = [verdict for verdict in labels if _failed(verdict, {"rejected"})]
+    if clips > 1 and len(refused) == len(labels):
+        said = next(vote.reasoning for vote in refused[0].votes if vote.problem == "rejected")
+        raise TeacherRefusalError(
+            f"the teacher refuses all {len(labels)} questions on {clips} clips: {said}; mend that, then `roadqa retry`"
+        )
+
+
+def _failed(verdict: Label, kinds: Set[str]) -> bool:
+    """Whether failures of these kinds kept the last round from a quorum or from its verification."""
     last = max(vote.round for vote in verdict.votes)
     votes = [vote for vote in verdict.votes if vote.round == last]
     usable = sum(vote.choice is not None for vote in votes)
-    missing = sum(vote.problem in UNANSWERED for vote in votes)
+    missing = sum(vote.problem in kinds for vote in votes)
     check = verdict.verification
-    return (missing > 0 and usable < 3) or (check is not None and check.problem in UNANSWERED)
-
-
-def _every_vote(verdict: Label) -> list[Vote]:
-    return [*verdict.votes, *filter(None, [verdict.verification])]
+    return (missing > 0 and usable < 3) or (check is not None and check.problem in kinds)
 
 
 def _answered(question: Question, verdict: Label, recipe: LabelRecipe) -> Question | None:
@@ -167,7 +172,7 @@ def _answered(question: Question, verdict: Label, recipe: LabelRecipe) -> Questi
 
 def _facts(labels: list[Label], journal: Journal) -> dict[str, Any]:
     flagged = Counter(verdict.reason for verdict in labels if verdict.status == "flagged")
-    every = [vote for verdict in labels for vote in _every_vote(verdict)]
+    every = [vote for verdict in labels for vote in (*verdict.votes, *filter(None, [verdict.verification]))]
     problems = Counter(vote.problem for vote in every if vote.problem)
     rounds = Counter(max(vote.round for vote in verdict.votes) + 1 for verdict in labels)
     return {

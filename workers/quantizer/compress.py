@@ -74,9 +74,14 @@ def _heed(ctx: Context) -> None:
         raise Stopped("stopped between layers; a new attempt quantises from the start")
 
 
-def load(source: Path) -> Qwen3VLForConditionalGeneration:
-    """The model in bfloat16, in main memory: llm-compressor brings layers to an accelerator one by one."""
-    return Qwen3VLForConditionalGeneration.from_pretrained(source, dtype=torch.bfloat16).eval()
+def load(source: Path, scheme: str) -> Qwen3VLForConditionalGeneration:
+    """The model in main memory: llm-compressor brings layers to an accelerator one by one.
+
+    In bfloat16, but where awq has to run it on a CPU: without AVX-512 that takes many times as long as float32.
+    """
+    on_cpu = scheme == "awq" and not torch.accelerator.is_available()
+    dtype = torch.float32 if on_cpu else torch.bfloat16
+    return Qwen3VLForConditionalGeneration.from_pretrained(source, dtype=dtype).eval()
 
 
 def compress(
@@ -131,5 +136,7 @@ def _cpu_ways() -> Iterator[None]:
 
 def save(model: Qwen3VLForConditionalGeneration, out: Path) -> None:
     """Write config.json and the packed tensors; card.json stands for llm-compressor's own recipe.yaml."""
+    if model.dtype != torch.bfloat16:  # fp4's global scales stay float32
+        model.to(torch.bfloat16)
     model.save_pretrained(out, save_compressed=True)
     (out / "recipe.yaml").unlink()

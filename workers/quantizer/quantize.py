@@ -34,7 +34,7 @@ def quantize(inputs: dict[str, list[Path]], recipe: QuantizeRecipe, out: Path, c
     seconds.lap("import")
     batches = calibration.encode(source, rows, questions, recipe, ctx)
     seconds.lap("encode")
-    model = compress.load(source)
+    model = compress.load(source, recipe.scheme)
     compress.compress(model, recipe, batches, ctx)
     seconds.lap("quantize")
     compress.save(model, out)

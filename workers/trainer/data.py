@@ -19,6 +19,9 @@ from workers.trainer.plan import Plan, order, permuted
 
 Example = dict[str, torch.Tensor]
 
+Encoded = tuple[SampledClip, Example]  # a clip's frames, and the patches that a model takes them as
+
+MEMORY_BYTES = 512 << 20  #: of encoded clips that one process keeps, so that a small dataset is encoded once
 VIDEO_TOKEN_TYPE = 2  #: of `mm_token_type_ids`: 0 text, 1 image, 2 video
 
 
@@ -60,6 +63,8 @@ class Examples(Dataset[Example]):
     def __init__(self, plan: Plan, recipe: TrainRecipe, encoder: Encoder, cache: ClipCache, length: int) -> None:
         self._plan, self._recipe, self._encoder, self._cache, self._length = plan, recipe, encoder, cache, length
         self._order = lru_cache(maxsize=4)(order)
+        self._encoded: dict[str, Encoded] = {}  # by clip; what is met in random order is no better kept than the first
+        self._memory = 0
 
     def __len__(self) -> int:
         return self._length
@@ -73,15 +78,24 @@ class Examples(Dataset[Example]):
 
     def __getitem__(self, position: int) -> Example:
         question = self.question(position)
-        clip = self._cache.get(question.clip, self._plan.rows.clip_path(question.clip))
-        return encode(self._encoder, question, clip, self._recipe)
+        clip, patches = self._encoded.get(question.clip) or self._encode_clip(question.clip)
+        return encode(self._encoder, question, clip, self._recipe) | patches
+
+    def _encode_clip(self, digest: str) -> Encoded:
+        clip = self._cache.get(digest, self._plan.rows.clip_path(digest))
+        encoded = clip, encode_clip(self._encoder, clip)
+        size = clip.frames.nbytes + encoded[1]["pixel_values_videos"].nbytes
+        if self._memory + size <= MEMORY_BYTES:
+            self._encoded[digest] = encoded
+            self._memory += size
+        return encoded
 
 
 def encode(encoder: Encoder, question: Question, clip: SampledClip, recipe: TrainRecipe) -> Example:
-    """One row, without a batch dimension: equal to `Encoder.encode(with_answer=True)`, four times as fast.
+    """The words of one row, without a batch dimension: with `encode_clip` equal to `Encoder.encode(with_answer=True)`.
 
     Returns:
-        input_ids, mm_token_type_ids, labels [L] int64; pixel_values_videos [P, 1536] float32; video_grid_thw [3].
+        input_ids, mm_token_type_ids, labels [L] int64.
     """
     assert question.answer is not None
     prompt = encoder.prompt_ids(question, clip, recipe.system_prompt)
@@ -91,11 +105,11 @@ def encode(encoder: Encoder, question: Question, clip: SampledClip, recipe: Trai
         "input_ids": input_ids,
         "mm_token_type_ids": (input_ids == encoder.video_token_id).long() * VIDEO_TOKEN_TYPE,
         "labels": torch.tensor([IGNORED] * len(prompt) + answer),
-        **_patches(encoder, clip),
     }
 
 
-def _patches(encoder: Encoder, clip: SampledClip) -> Example:
+def encode_clip(encoder: Encoder, clip: SampledClip) -> Example:
+    """pixel_values_videos [P, 1536] float32 and video_grid_thw [3] of a clip."""
     frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)  # [T, 3, H, W] uint8
     video = encoder.processor.video_processor(videos=[frames], return_tensors="pt", **VIDEO_KWARGS)
     return {"pixel_values_videos": video["pixel_values_videos"], "video_grid_thw": video["video_grid_thw"][0]}

@@ -8,7 +8,7 @@ from shared.context import LocalContext
 from shared.contracts import LabelRecipe, TeacherRecipe
 from shared.schema import Choice, Clip, Origin, Question, write_rows
 from shared.teachers import Reply, Request, TeacherError, Usage
-from workers.labeler.ask import TeacherOutageError
+from workers.labeler.ask import TeacherRefusalError
 from workers.labeler.label import label
 
 
@@ -30,13 +30,14 @@ class Refusing:
 
 
 def rows(folder: Path, clips: int) -> list[str]:
-    """One unanswered question a clip; the clips' digests."""
+    """Four unanswered questions a clip; the clips' digests."""
     digests = [f"{n:064x}" for n in range(clips)]
     choices = (Choice(label="A", text="red"), Choice(label="B", text="green"))
     about = {"size_bytes": 1, "seconds": 1, "fps": 1, "width": 1, "height": 1, "codec": "h264"}
+    asked = [(f"{digest[-4:]}-{number}", digest) for digest in digests for number in range(4)]
     write_rows(
         folder,
-        [Question(id=d[-4:], clip=d, text="?", choices=choices, origin=Origin(answer="none")) for d in digests],
+        [Question(id=id_, clip=d, text="?", choices=choices, origin=Origin(answer="none")) for id_, d in asked],
         {d: Clip(digest=d, name=d, recording=d, **about) for d in digests},
     )
     return digests
@@ -53,14 +54,15 @@ def labelled(tmp_path: Path, refused: set[str]) -> dict[str, object]:
 
 
 def test_a_service_that_refuses_everything_is_no_finding(tmp_path: Path) -> None:
-    digests = rows(tmp_path / "data", 20)
-    with pytest.raises(TeacherOutageError, match=r"20 of 20 questions \(rejected ×300\), lastly: INVALID") as raised:
+    digests = rows(tmp_path / "data", 5)
+    with pytest.raises(TeacherRefusalError, match="refuses all 20 questions on 5 clips: INVALID_ARGUMENT") as raised:
         labelled(tmp_path, set(digests))
     assert raised.value.permanent
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_one_clip_that_is_refused_is_flagged_and_the_others_go_through(tmp_path: Path) -> None:
-    digests = rows(tmp_path / "data", 30)
-    facts = labelled(tmp_path, {digests[7]})
-    assert (facts["accepted"], facts["flagged"]) == (29, {"too few usable votes": 1})
+@pytest.mark.parametrize("clips", [1, 3])
+def test_one_clip_that_is_refused_is_flagged_and_the_others_go_through(tmp_path: Path, clips: int) -> None:
+    digests = rows(tmp_path / "data", clips)
+    facts = labelled(tmp_path, {digests[0]})
+    assert (facts["accepted"], facts["flagged"]) == (4 * clips - 4, {"too few usable votes": 4})

@@ -95,10 +95,10 @@ def test_clips_of_all_lengths_reach_the_last_layer_as_in_a_plain_forward(
 ) -> None:
     """llm-compressor traces the model with the first batch; the others have other shapes."""
     assert len({batch["input_ids"].shape for batch in batches}) > 1
-    plain = seen_by_last_layer(compress.load(model), lambda loaded: [loaded(**batch) for batch in batches])
+    plain = seen_by_last_layer(compress.load(model, "awq"), lambda loaded: [loaded(**batch) for batch in batches])
     ctx = LocalContext(tmp_path)
     calibrated = seen_by_last_layer(
-        compress.load(model), lambda loaded: compress.compress(loaded, recipe("awq"), batches, ctx)
+        compress.load(model, "awq"), lambda loaded: compress.compress(loaded, recipe("awq"), batches, ctx)
     )
     for want, got in zip(plain, calibrated, strict=False):  # later calls belong to the search for scales
         assert torch.cosine_similarity(want.flatten(), got.flatten(), dim=0) > 0.999

@@ -10,7 +10,7 @@ from shared.prompts import letter
 from shared.vlm.encode import IGNORED, Encoder
 from tests.unit.trainer.conftest import RECIPE
 from workers.trainer import data
-from workers.trainer.data import ClipCache, Examples, collate, encode
+from workers.trainer.data import ClipCache, Examples, collate, encode, encode_clip
 from workers.trainer.plan import plan
 
 
@@ -37,7 +37,7 @@ def test_a_row_is_encoded_as_the_engines_are_asked(examples: Examples, encoder: 
     for position in range(4):
         question = examples.question(position)
         clip = examples._cache.get(question.clip, examples._plan.rows.clip_path(question.clip))
-        ours = encode(encoder, question, clip, RECIPE)
+        ours = encode(encoder, question, clip, RECIPE) | encode_clip(encoder, clip)
         reference = encoder.encode(question, clip, RECIPE.system_prompt, with_answer=True)
         for name, tensor in collate([ours], 0).items():
             assert torch.equal(tensor, reference[name]), name
