@@ -9,6 +9,7 @@ from shared.prompts import SystemPrompt
 from shared.vlm.encode import Encoder
 from workers.inference.engines import Answer, Asked, Checkpoint, cpu_dtype
 
+NVFP4 = "nvfp4-pack-quantized"  #: is decompressed to the checkpoint's own type, whatever is asked for
 BATCH_TOKENS = 16384  #: prompt tokens, padding included, in one forward
 
 
@@ -22,7 +23,8 @@ class TransformersEngine:
         """Load `checkpoint` anew: this engine has nothing else to keep."""
         self._encoder = encoder
         cuda = torch.cuda.is_available()
-        dtype = "auto" if cuda or checkpoint.quantization else cpu_dtype()  # what is decompressed has its own type
+        own = cuda or checkpoint.quantization == NVFP4
+        dtype = "auto" if own else cpu_dtype()
         model = AutoModelForImageTextToText.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
         self._model = model.to("cuda" if cuda else "cpu").eval()
 

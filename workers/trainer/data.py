@@ -21,7 +21,7 @@ Example = dict[str, torch.Tensor]
 
 Encoded = tuple[SampledClip, Example]  # a clip's frames, and the patches that a model takes them as
 
-MEMORY_BYTES = 512 << 20  #: of encoded clips that one process keeps, so that a small dataset is encoded once
+MEMORY_BYTES = 512 << 20  #: of encoded clips that a process without loaders keeps: a small dataset is encoded once
 VIDEO_TOKEN_TYPE = 2  #: of `mm_token_type_ids`: 0 text, 1 image, 2 video
 
 
@@ -60,11 +60,19 @@ class ClipCache:
 class Examples(Dataset[Example]):
     """Position in the training → one encoded row. Positions run over all epochs (see `plan`)."""
 
-    def __init__(self, plan: Plan, recipe: TrainRecipe, encoder: Encoder, cache: ClipCache, length: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        recipe: TrainRecipe,
+        encoder: Encoder,
+        cache: ClipCache,
+        length: int,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
         self._plan, self._recipe, self._encoder, self._cache, self._length = plan, recipe, encoder, cache, length
         self._order = lru_cache(maxsize=4)(order)
         self._encoded: dict[str, Encoded] = {}  # by clip; what is met in random order is no better kept than the first
-        self._memory = 0
+        self._room = memory_bytes
 
     def __len__(self) -> int:
         return self._length
@@ -85,9 +93,9 @@ class Examples(Dataset[Example]):
         clip = self._cache.get(digest, self._plan.rows.clip_path(digest))
         encoded = clip, encode_clip(self._encoder, clip)
         size = clip.frames.nbytes + encoded[1]["pixel_values_videos"].nbytes
-        if self._memory + size <= MEMORY_BYTES:
+        if size <= self._room:
             self._encoded[digest] = encoded
-            self._memory += size
+            self._room -= size
         return encoded
 
 

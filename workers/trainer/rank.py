@@ -25,7 +25,7 @@ from shared.errors import RoadQAError
 from shared.vlm.encode import Encoder
 from workers.trainer import files, model, zero
 from workers.trainer.channel import Channel, stop_wanted
-from workers.trainer.data import ClipCache, Examples, collate
+from workers.trainer.data import MEMORY_BYTES, ClipCache, Examples, collate
 from workers.trainer.plan import plan
 from workers.trainer.request import HISTORY, RankRequest
 
@@ -149,7 +149,8 @@ def run(request: RankRequest, channel: Channel) -> None:
     loaded = model.prepare(model.load(request.model, model.DTYPES[recipe.precision]), recipe, cuda)
     encoder = Encoder(request.model)
     cache = ClipCache(request.work / "clips", recipe.video, request.cache_bytes)
-    examples = Examples(plan(request.data), recipe, encoder, cache, request.steps * recipe.global_batch)
+    memory = 0 if request.loaders else MEMORY_BYTES  # each loader would keep its own
+    examples = Examples(plan(request.data), recipe, encoder, cache, request.steps * recipe.global_batch, memory)
     reins = Reins(request, channel)
     trainer = InOrder(
         model=loaded,

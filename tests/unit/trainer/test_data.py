@@ -1,5 +1,6 @@
 """What reaches the model: the same tokens as everywhere, loss on the answer alone, clips decoded once."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,18 +54,23 @@ def test_rows_of_different_length_are_padded_without_loss_or_attention(examples:
     assert batch["pixel_values_videos"].shape[0] == 2 * short["pixel_values_videos"].shape[0]
 
 
-def test_a_clip_is_decoded_once(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[Path] = []
-    sample = data.sample
+@pytest.mark.parametrize(("memory_bytes", "encodings"), [(0, 24), (1 << 30, 12)])
+def test_a_clip_is_decoded_once_and_encoded_once_where_memory_allows(
+    labelled: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_bytes: int, encodings: int
+) -> None:
+    done: Counter[str] = Counter()
 
-    def counting(path: Path, budget: data.VideoBudget) -> data.SampledClip:
-        decoded.append(path)
-        return sample(path, budget)
+    def counting(name: str) -> None:
+        plain = getattr(data, name)
+        monkeypatch.setattr(data, name, lambda *given: done.update([name]) or plain(*given))
 
-    monkeypatch.setattr(data, "sample", counting)
+    counting("sample")
+    counting("encode_clip")
+    cache = ClipCache(tmp_path, RECIPE.video, 10**9)
+    examples = Examples(plan([labelled]), RECIPE, encoder, cache, 48, memory_bytes)
     first = [examples[position]["pixel_values_videos"] for position in range(12)]
     again = {examples.question(p).id: examples[p]["pixel_values_videos"] for p in range(12, 24)}
-    assert len(decoded) == 12
+    assert done == {"sample": 12, "encode_clip": encodings}
     assert all(torch.equal(again[examples.question(p).id], pixels) for p, pixels in enumerate(first))
 
 
