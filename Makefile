@@ -33,7 +33,7 @@ bench: named setup ## one benchmark (NAME=learning): a table, and benchmarks/res
 named:
 	@: $(if $(filter $(BENCHMARKS),$(NAME)),,$(error say which benchmark: make bench NAME=…, one of: $(BENCHMARKS)))
 
-prove: ## what takes too long for `make test`: the sandbox preset under three seeds (half an hour)
+prove: ## what takes too long for `make test`: the sandbox preset under three seeds (over half an hour)
 	@$(MAKE) --no-print-directory bench NAME=learning
 
 up: setup ## start the local stack in the background
