@@ -94,6 +94,7 @@ class VLLMEngine:
 
 def has_kernel(quantization: str) -> bool:
     """Whether this CPU's build of vLLM can run a compressed-tensors format."""
+    current_platform.import_kernels()  # vLLM itself does so with the first engine only
     return hasattr(torch.ops._C, CPU_KERNELS.get(quantization, "none"))
 
 

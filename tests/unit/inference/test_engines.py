@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,13 @@ def test_a_format_without_a_cpu_kernel_is_refused_with_the_remedy(base: Path, tm
     fp4 = with_config(tmp_path / "fp4", base, "config.json", quantization_config=quantization)
     with pytest.raises(InputError, match="engine: transformers"):
         engine_of(fp4)
+
+
+def test_the_kernels_of_this_cpu_are_known_before_any_engine_is_loaded() -> None:
+    code = "from workers.inference.vllm_engine import CPU_KERNELS, has_kernel; print(*filter(has_kernel, CPU_KERNELS))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    int4 = ["pack-quantized"] if "avx512f" in Path("/proc/cpuinfo").read_text() else []
+    assert done.stdout.split() == [*int4, "int-quantized"]
 
 
 def test_a_processor_that_vllm_would_read_wrongly_is_refused(base: Path, tmp_path: Path) -> None:
