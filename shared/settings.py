@@ -1,4 +1,4 @@
-"""Every environment variable, with its unit and default. None of them changes a result."""
+"""Every environment variable, with its unit and default. None decides a result; `vllm_lacks` says what is there."""
 
 from functools import lru_cache
 from pathlib import Path
