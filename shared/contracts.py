@@ -139,7 +139,7 @@ STAGES: dict[str, Stage] = {
         Stage("train", 2, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
         Stage("quantize", 2, "quantizer", QuantizeRecipe,
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
-        Stage("predict", 2, "inference", PredictRecipe,
+        Stage("predict", 3, "inference", PredictRecipe,
               {"model": Input("model"), "data": Input("rows")}, "predictions", "data"),
         Stage("evaluate", 1, "inference", EvaluateRecipe,
               {"predictions": Input("predictions"), "parent": Input("predictions", required=False),

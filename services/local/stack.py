@@ -27,6 +27,7 @@ import redis
 from dotenv import dotenv_values
 
 from shared.errors import RoadQAError
+from shared.machine import has_avx512
 from shared.settings import Settings, own_settings
 from shared.store import Store
 
@@ -124,8 +125,7 @@ def _sandbox(port: int | str) -> dict[str, str]:
 
 def _vllm_lacks() -> str:
     """Quantisations that vLLM 0.32's CPU build has no kernel for: fp4 on any CPU, int4 where AVX-512 is missing."""
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    return "fp4" if "avx512f" in flags else "fp4,awq"
+    return "fp4" if has_avx512() else "fp4,awq"
 
 
 def _private(path: Path, text: str) -> None:

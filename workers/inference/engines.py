@@ -131,12 +131,6 @@ def _processing(folder: Path) -> list[str]:
     return [hashlib.sha256((folder / n).read_bytes()).hexdigest() if (folder / n).is_file() else "" for n in names]
 
 
-def cpu_dtype() -> str:
-    """What plain weights are computed in on a CPU: without AVX-512, bfloat16 takes two to four times as long."""
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    return "auto" if "avx512f" in flags else "float32"
-
-
 def longest_prompt(video: VideoBudget) -> int:
     """Upper bound of a prompt's tokens under `video`."""
     patches = math.ceil(video.max_frames / TEMPORAL_PATCH)

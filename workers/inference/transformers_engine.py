@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, CompressedTensorsConfig
 
+from shared.machine import has_avx512
 from shared.prompts import SystemPrompt
 from shared.vlm.encode import Encoder
-from workers.inference.engines import Answer, Asked, Checkpoint, cpu_dtype
+from workers.inference.engines import Answer, Asked, Checkpoint
 
-NVFP4 = "nvfp4-pack-quantized"  #: is decompressed to the checkpoint's own type, whatever is asked for
 BATCH_TOKENS = 16384  #: prompt tokens, padding included, in one forward
 
 
@@ -23,9 +23,12 @@ class TransformersEngine:
         """Load `checkpoint` anew: this engine has nothing else to keep."""
         self._encoder = encoder
         cuda = torch.cuda.is_available()
-        own = cuda or checkpoint.quantization == NVFP4
-        dtype = "auto" if own else cpu_dtype()
-        model = AutoModelForImageTextToText.from_pretrained(checkpoint.folder, dtype=dtype, local_files_only=True)
+        packed = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if checkpoint.quantization else {}
+        model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint.folder, dtype="auto", local_files_only=True, **packed
+        )
+        if not cuda and not has_avx512():
+            model.to(torch.float32)  # asked of the loader, it leaves unpacked NVFP4 in bfloat16 beside the rest
         self._model = model.to("cuda" if cuda else "cpu").eval()
 
     def close(self) -> None:

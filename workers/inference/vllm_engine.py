@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from shared.errors import InputError
+from shared.machine import has_avx512
 from shared.prompts import SystemPrompt
 from shared.settings import settings
 from shared.vlm.encode import VIDEO_KWARGS, Encoder, metadata
-from workers.inference.engines import Answer, Asked, Checkpoint, ParityError, cpu_dtype
+from workers.inference.engines import Answer, Asked, Checkpoint, ParityError
 
 # Read by vLLM when it is imported.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -130,8 +131,8 @@ def options(checkpoint: Checkpoint, longest: int) -> dict[str, Any]:
         # Without a compiler pass, and with the cache's size given, there is nothing to warm up.
         chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": settings().engine_kv_cache_bytes
                    or CPU_FULL_PROMPTS * longest * kv_bytes(config["text_config"])}  # fmt: skip
-        if checkpoint.quantization is None:
-            chosen["dtype"] = cpu_dtype()
+        if checkpoint.quantization is None and not has_avx512():
+            chosen["dtype"] = "float32"
     return chosen
 
 

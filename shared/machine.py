@@ -1,0 +1,8 @@
+"""What of the processor decides which arithmetic is fast, and which kernels there are."""
+
+from pathlib import Path
+
+
+def has_avx512() -> bool:
+    """Whether this CPU has AVX-512. Without it bfloat16 takes two to five times as long as float32."""
+    return "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
