@@ -16,7 +16,6 @@ import yaml
 
 from scripts.demo import STATE, roadqa
 from services.local import stack
-from shared.errors import RoadQAError
 
 SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parent / "results" / "learning.json"
@@ -63,15 +62,10 @@ def main() -> None:
         RoadQAError: the stack does not come up, or a seed fails; those before it are in the results.
     """
     found: list[dict[str, Any]] = []
-    was_up = stack.running(STATE)
-    try:
-        env = stack.up(STATE)
+    with stack.borrowed(STATE) as env:
         for seed in SEEDS:
             found.append(run(env, seed))
             _write(found)  # at once: a later seed may fail
-    finally:
-        if not was_up:
-            stack.down(STATE)
     short = []
     print("seed  row           right  95% interval    over base")
     for scores in found:
@@ -87,9 +81,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with stack.one_line_errors():
         main()
-    except RoadQAError as error:
-        sys.exit(f"roadqa: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -18,12 +18,8 @@ STATE = ROOT / ".state"
 def main() -> None:
     """Start what is not running, run the preset, write demo/, stop what was started."""
     started = time.monotonic()
-    was_up = stack.running(STATE)
-    try:
-        _run(stack.up(STATE))
-    finally:
-        if not was_up:
-            stack.down(STATE)
+    with stack.borrowed(STATE) as env:
+        _run(env)
     used = sum(path.lstat().st_size for path in STATE.rglob("*") if path.is_file())
     disk = shutil.disk_usage(ROOT).free
     print(
@@ -65,9 +61,5 @@ def roadqa(env: dict[str, str], *words: str, capture: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with stack.one_line_errors():
         main()
-    except RoadQAError as error:
-        sys.exit(f"roadqa: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

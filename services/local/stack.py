@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,13 @@ def _s3_identities(password: str) -> dict[str, object]:
 
 
 def _supervisor_conf(state: Path, only: Collection[str]) -> str:
+    """Every worker has the same cores: OpenMP's threads sleep, where spinning they'd keep one another from working."""
+    common = f'PYTHONPATH="{ROOT}",PYTHONUNBUFFERED="1",SPT_NOENV="1",OMP_WAIT_POLICY="PASSIVE"'
     programs = "".join(
         f"""
 [program:{name}]
 command=/bin/sh -c '{command.replace("%", "%%")}'
-environment=ROADQA_CACHE_DIR="{state / "cache" / name}",PYTHONPATH="{ROOT}",PYTHONUNBUFFERED="1",SPT_NOENV="1"
+environment=ROADQA_CACHE_DIR="{state / "cache" / name}",{common}
 directory={ROOT}
 autostart={str(name in only).lower()}
 autorestart=true
@@ -331,6 +333,32 @@ def _program(info: dict[str, Any], state: Path) -> str | None:
     return env.get("SUPERVISOR_PROCESS_NAME") if same else None
 
 
+@contextlib.contextmanager
+def borrowed(state: Path) -> Iterator[dict[str, str]]:
+    """The stack's environment; a stack that was not up before is stopped afterwards.
+
+    Raises:
+        RoadQAError: a part did not come up, or does not end.
+    """
+    was_up = running(state)
+    try:
+        yield up(state)
+    finally:
+        if not was_up:
+            down(state)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a user can mend ends the program with a line, not with a traceback; so does Ctrl-C."""
+    try:
+        yield
+    except RoadQAError as error:
+        sys.exit(f"roadqa: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 def control(state: Path, *words: str) -> str:
     """`supervisorctl` with these words: restart trainer, pid trainer, status …"""
     program = Path(sys.executable).parent / "supervisorctl"
@@ -346,20 +374,18 @@ def main() -> None:
     parser.add_argument("action", choices=["up", "down", "status", "logs"])
     parser.add_argument("--state", type=Path, default=Path(".state"))
     given = parser.parse_args()
-    try:
-        if given.action == "up":
-            env = up(given.state)
-            print(f"up: Redis and S3 at {env['ROADQA_S3_ENDPOINT']}; settings in {given.state}/env")
-        elif given.action == "down":
-            down(given.state)
-        elif given.action == "status":
-            print(control(given.state, "status"), end="")
-        else:
-            logs = sorted((given.state / "logs").glob("*.log"))
-            os.execvp("tail", ["tail", "-n", "20", "-F", *map(str, logs)])
-    except RoadQAError as error:
-        sys.exit(f"roadqa: {error}")
+    if given.action == "up":
+        env = up(given.state)
+        print(f"up: Redis and S3 at {env['ROADQA_S3_ENDPOINT']}; settings in {given.state}/env")
+    elif given.action == "down":
+        down(given.state)
+    elif given.action == "status":
+        print(control(given.state, "status"), end="")
+    else:
+        logs = sorted((given.state / "logs").glob("*.log"))
+        os.execvp("tail", ["tail", "-n", "20", "-F", *map(str, logs)])
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()
