@@ -5,7 +5,7 @@ SERVICES := .venvs/services/bin
 BENCHMARKS := $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup demo test check unit integration e2e bench named prove up down logs clean locks
+.PHONY: secrets images push help setup demo test check unit integration e2e bench named prove up down logs clean locks
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,20 @@ named:
 
 prove: ## what takes too long for `make test`: the sandbox preset under three seeds (over half an hour)
 	@$(MAKE) --no-print-directory bench NAME=learning
+
+secrets: ## .env and compose/secrets/, with random passwords, where they are missing
+	@$(PYTHON_FOUND) -m scripts.secrets
+
+images: secrets ## every container image; DEVICE=cuda for NVIDIA GPUs, REGISTRY=… before their names
+	@$(COMPOSE) build $(IMAGES)
+
+push: ## the images to REGISTRY: make images push REGISTRY=registry.example.com/team
+	@: $(if $(REGISTRY),,$(error say where to: make images push REGISTRY=registry.example.com/team))
+	@$(COMPOSE) push $(IMAGES)
+
+COMPOSE = ROADQA_REVISION=$$(git rev-parse HEAD) $(if $(REGISTRY),ROADQA_REGISTRY=$(REGISTRY)/) \
+	$(if $(filter cuda,$(DEVICE)),ROADQA_DEVICE_SUFFIX=-cuda COMPOSE_FILE=compose.yaml:compose/compose.gpu.yml) docker compose
+IMAGES := conductor labeler augmenter trainer quantizer inference
 
 up: setup ## start the local stack in the background
 	@$(SERVICES)/python -m services.local.stack up

@@ -27,6 +27,7 @@ def main() -> None:
         if env.name in wanted:
             _lock(env)
     _test_lock()
+    _image_lock()
 
 
 def _lock(env: Environment) -> None:
@@ -76,6 +77,39 @@ def _test_lock() -> None:
     TEST_LOCK.write_text(
         f"# What the workers' own tests need beside the worker's lock; written by `make locks`.\n{lines}\n"
     )
+
+
+def _image_lock() -> None:
+    """What of the tools' environment the services' image needs: no test, no local server."""
+    pins = {
+        _normal(line.split("==")[0]): line for line in ENVIRONMENTS[0].lock.read_text().splitlines() if "==" in line
+    }
+    command = [ENVIRONMENTS[0].python, "-c", _CLOSURE, *_requirements(["services"])]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    _write(ROOT / "services" / "requirements.txt", "\n".join(sorted(pins[name] for name in names)), "services")
+
+
+#: Prints the names of the installed packages that these requirements lead to, by their own metadata.
+_CLOSURE = """
+import importlib.metadata, sys
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+seen, pending = set(), [Requirement(word) for word in sys.argv[1:]]
+while pending:
+    wanted = pending.pop()
+    key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
+    if key not in seen:
+        seen.add(key)
+        for text in importlib.metadata.requires(wanted.name) or []:
+            further = Requirement(text)
+            if not further.marker or any(further.marker.evaluate({"extra": e}) for e in ("", *wanted.extras)):
+                pending.append(further)
+print(*sorted({name for name, _ in seen}))
+"""
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _call(*command: object, **environ: str) -> None:

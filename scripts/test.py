@@ -43,6 +43,7 @@ def parts() -> dict[str, list[Step]]:
             Step("ruff format", (SERVICES, "-m", "ruff", "format", "--check", "-q", ".")),
             Step("mypy", (SERVICES, "-m", "mypy")),
             Step("import-linter", (SERVICES.parent / "lint-imports", "--no-cache")),
+            Step("hadolint", (SERVICES.parent / "hadolint", *sorted(ROOT.glob("workers/*/Dockerfile")), ROOT / "services" / "Dockerfile")),
             Step("stage versions", (SERVICES, "-m", "scripts.stage_versions")),
             Step("docs", (SERVICES, "-m", "scripts.docs", "--check")),
         ],

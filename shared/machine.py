@@ -6,3 +6,8 @@ from pathlib import Path
 def has_avx512() -> bool:
     """Whether this CPU has AVX-512. Without it bfloat16 takes two to five times as long as float32."""
     return "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
+def vllm_lacks() -> str:
+    """Quantisations that vLLM 0.32's CPU build has no kernel for: fp4 on any CPU, int4 where AVX-512 is missing."""
+    return "fp4" if has_avx512() else "fp4,awq"

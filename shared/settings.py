@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     s3_endpoint: str = Field("127.0.0.1:9000", description="host:port of the object store")
     s3_access_key: str = Field("roadqa", description="object store user")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="object store password")
+    store_root_user: str = Field("", description="object store administrator, for `services.provision` only")
+    store_root_password: SecretStr = Field(SecretStr(""), description="and the administrator's password")
     s3_bucket: str = Field("roadqa", min_length=3, description="bucket")
     s3_secure: bool = Field(False, description="TLS to the object store")
 
@@ -39,6 +41,13 @@ class Settings(BaseSettings):
     tick_seconds: float = Field(5.0, gt=0, description="seconds the conductor sleeps when nothing wakes it; 9 at most")
     max_attempts: int = Field(3, gt=0, description="attempts before a task is dead")
     grace_seconds: float = Field(60.0, gt=0, description="seconds a verb has to put its work down")
+    one_shot_seconds: float = Field(
+        0.0, ge=0, description="seconds a worker waits for the one offer it takes before it ends; 0: it stays"
+    )
+    heartbeat_file: Path | None = Field(None, description="file touched while the process is well; None: no file")
+
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of the conductor's /metrics; 0: none is served")
+    metrics_host: str = Field("127.0.0.1", description="address that /metrics listens at")
 
     engines: int = Field(2, ge=1, description="engines kept loaded; more memory, fewer loads")
     engine_gpus: int = Field(1, ge=1, description="GPUs an engine is spread over")

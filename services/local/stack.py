@@ -27,7 +27,7 @@ import redis
 from dotenv import dotenv_values
 
 from shared.errors import RoadQAError
-from shared.machine import has_avx512
+from shared.machine import vllm_lacks
 from shared.settings import Settings, own_settings
 from shared.store import Store
 
@@ -104,7 +104,7 @@ def configure(state: Path, only: Collection[str]) -> dict[str, str]:
         "ROADQA_S3_SECRET_KEY": password,
         "ROADQA_CACHE_DIR": str(state / "cache" / "cli"),
         "ROADQA_GRACE_SECONDS": str(_GRACE_SECONDS),
-        "ROADQA_VLLM_LACKS": _vllm_lacks(),
+        "ROADQA_VLLM_LACKS": vllm_lacks(),
     }
     env |= {} if _own_teacher() else _sandbox(ports["TEACHER"])
     _private(env_file, "".join(f"{key}={value}\n" for key, value in env.items()))
@@ -121,11 +121,6 @@ def _own_teacher() -> bool:
 
 def _sandbox(port: int | str) -> dict[str, str]:
     return dict(zip(_TEACHER, (SANDBOX_KEY, f"http://127.0.0.1:{port}"), strict=True))
-
-
-def _vllm_lacks() -> str:
-    """Quantisations that vLLM 0.32's CPU build has no kernel for: fp4 on any CPU, int4 where AVX-512 is missing."""
-    return "fp4" if has_avx512() else "fp4,awq"
 
 
 def _private(path: Path, text: str) -> None:

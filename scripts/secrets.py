@@ -1,0 +1,66 @@
+"""Write compose/secrets/ (random passwords, one file each) and .env (names, tags), where they are missing.
+
+`make secrets`. What is there stays: a second time changes nothing. To change a password, take its file away,
+run this again, then `docker compose up -d --force-recreate`.
+"""
+
+import os
+import secrets
+import tomllib
+from pathlib import Path
+
+from shared.machine import vllm_lacks
+
+ROOT = Path(__file__).resolve().parents[1]
+SANDBOX_KEY = "sandbox"  #: for the sandbox's teacher, who lets everyone in
+_BYTES = 24
+
+
+def write(folder: Path, env: Path) -> list[Path]:
+    """Write what is missing; returns the new files.
+
+    The folder is its owner's alone; the files in it are readable, since containers read them under a user of their own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    made = [_write(folder / name, secrets.token_urlsafe(_BYTES)) for name in
+            ("redis_password", "roadqa_s3_secret_key", "roadqa_store_root_password")]  # fmt: skip
+    made += [_write(folder / "roadqa_s3_access_key", "roadqa"), _write(folder / "roadqa_store_root_user", "admin"),
+             _write(folder / "roadqa_gemini_api_key", SANDBOX_KEY)]  # fmt: skip
+    url = f"redis://:{(folder / 'redis_password').read_text()}@redis:6379/0"
+    if made[0] is not None:
+        (folder / "roadqa_redis_url").unlink(missing_ok=True)
+    made += [_write(folder / "roadqa_redis_url", url), _write(env, _env())]
+    return [path for path in made if path is not None]
+
+
+def _write(path: Path, text: str) -> Path | None:
+    """Write a file that is not there yet."""
+    try:
+        with path.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        return None
+    path.chmod(0o644)
+    return path
+
+
+def _env() -> str:
+    example = (ROOT / "compose" / ".env.example").read_text(encoding="utf-8")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    own = {"VERSION": version, "USER": f"{os.getuid()}:{os.getgid()}", "VLLM_LACKS": vllm_lacks()}
+    for name, value in own.items():
+        example = example.replace(f"ROADQA_{name}=\n", f"ROADQA_{name}={value}\n")
+    return example
+
+
+def main() -> None:
+    """`make secrets`"""
+    made = write(ROOT / "compose" / "secrets", ROOT / ".env")
+    for path in made:
+        print(path.relative_to(ROOT))
+    print(f"{len(made)} files written" if made else "nothing to do: every secret is there")
+
+
+if __name__ == "__main__":
+    main()

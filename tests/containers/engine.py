@@ -1,0 +1,206 @@
+"""A Docker engine and base images to build on: the machine's own, or stand-ins where it has none.
+
+Where `docker info` answers, that engine is used and base images come from their registry. Elsewhere, as root on
+Debian, an engine is installed and started on a socket of its own, and stand-ins for the base images are made of
+Debian packages: they show that the project's Dockerfiles build and run, not that the official images do.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Images are kept here from one run to the next; outside the checkout, which builds are copied from.
+STATE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roadqa-containers"
+_START_SECONDS, _STOP_SECONDS = 60, 60
+_APT = "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"
+_SUITE, _PLUGIN_SUITE = "bookworm", "trixie"  # the first has an engine, but neither compose nor buildx
+_MIRROR = "http://deb.debian.org/debian"
+
+
+class Engine(NamedTuple):
+    """`env`: what `docker` needs to reach it; `standins`: whether the base images are stand-ins."""
+
+    env: Mapping[str, str]
+    standins: bool
+
+    def docker(self, *words: object, capture: bool = False, **env: str) -> str:
+        """Run `docker`, its output shown or returned.
+
+        Raises:
+            subprocess.CalledProcessError: it failed.
+        """
+        done = subprocess.run(
+            ["docker", *map(str, words)], cwd=ROOT, env={**os.environ, **self.env, **env}, check=True, text=True,
+            stdout=subprocess.PIPE if capture else None,
+        )  # fmt: skip
+        return done.stdout or ""
+
+
+@contextmanager
+def engine() -> Iterator[Engine]:
+    """The machine's engine, or one of our own, which is stopped by its pid afterwards; images are kept for the next."""
+    if _answers({}):
+        yield Engine({}, standins=False)
+        return
+    _install()
+    env = {"DOCKER_HOST": f"unix://{STATE}/docker.sock", "DOCKER_CONFIG": str(STATE / "config")}
+    pid = STATE / "docker.pid"
+    _stop(pid)  # one that a killed run left behind
+    with (STATE / "dockerd.log").open("ab") as log:
+        subprocess.Popen(
+            ["dockerd", f"--data-root={STATE}/data", f"--exec-root={STATE}/exec", f"-H=unix://{STATE}/docker.sock",
+             f"--pidfile={pid}"], stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        _await(lambda: _answers(env))
+        yield Engine(env, standins=True)
+    finally:
+        _stop(pid)
+
+
+def _answers(env: Mapping[str, str]) -> bool:
+    asked = subprocess.run(["docker", "info"], capture_output=True, check=False, env={**os.environ, **env})
+    return asked.returncode == 0
+
+
+def _await(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"dockerd did not answer within {_START_SECONDS} s; its log is in {STATE}/dockerd.log")
+        time.sleep(0.2)
+
+
+def _stop(pid: Path) -> None:
+    try:
+        process = psutil.Process(int(pid.read_text()))
+        if process.name() == "dockerd":
+            process.terminate()
+            process.wait(_STOP_SECONDS)
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return
+
+
+# --- set-up of an engine ---------------------------------------------------------------------------
+
+
+def _install() -> None:
+    """Install an engine and its plugins from Debian."""
+    if os.getuid() != 0 or not shutil.which("apt-get"):
+        sys.exit("no Docker engine answers, and only root on Debian can install one here: start Docker first")
+    wanted = {"dockerd": "docker.io", "mmdebstrap": "mmdebstrap", "iptables": "iptables"}
+    missing = [package for program, package in wanted.items() if not shutil.which(program)]
+    if missing:
+        subprocess.run([*_APT, "update"], check=True)
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # no engine but our own
+        subprocess.run([*_APT, "install", "-y", "--no-install-recommends", *missing], check=True, env=quiet)
+    STATE.mkdir(parents=True, exist_ok=True)
+    plugins = STATE / "config" / "cli-plugins"
+    if not plugins.is_dir():
+        _plugins(plugins)
+
+
+def _plugins(folder: Path) -> None:
+    """Unpack compose and buildx of a later Debian, without touching this one's packages."""
+    tree = STATE / "apt"
+    for name in ("state/lists/partial", "cache/archives/partial", "etc", "unpacked"):
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    signed = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    (tree / "etc/sources.list").write_text(f"deb [signed-by={signed}] {_MIRROR} {_PLUGIN_SUITE} main\n")
+    (tree / "state/status").touch()
+    options = [f"Dir::Etc::sourcelist={tree}/etc/sources.list", "Dir::Etc::sourceparts=-", f"Dir::State={tree}/state",
+               f"Dir::State::status={tree}/state/status", f"Dir::Cache={tree}/cache"]  # fmt: skip
+    apt = [*_APT, *(word for option in options for word in ("-o", option))]
+    subprocess.run([*apt, "update"], check=True)
+    subprocess.run([*apt, "download", "docker-compose", "docker-buildx"], check=True, cwd=tree)
+    for package in tree.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", str(package), str(tree / "unpacked")], check=True)
+    folder.mkdir(parents=True)
+    for plugin in (tree / "unpacked").glob("usr/libexec/docker/cli-plugins/*"):
+        shutil.copy(plugin, folder)
+
+
+# --- stand-ins for base images ---------------------------------------------------------------------
+
+
+def standins(engine: Engine, images: Mapping[str, str]) -> None:
+    """Make `images` ({"python"|"redis"|"store": name}) of Debian, and for S3 of the local stack's own server."""
+    context = STATE / "standins"
+    context.mkdir(parents=True, exist_ok=True)
+    if not engine.docker("images", "-q", _BASE, capture=True).strip():
+        tar = STATE / "base.tar"
+        packages = "ca-certificates,netbase,tzdata,python3,python3-pip,python3-venv,redis-server"
+        subprocess.run(["mmdebstrap", "-q", "--variant=minbase", f"--include={packages}", _SUITE, str(tar)], check=True)
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        engine.docker("import", "-c", f"ENV PATH={path}", tar, _BASE)
+        tar.unlink()
+    (context / "pip.conf").write_text(_pip_conf())
+    shutil.copy("/etc/ssl/certs/ca-certificates.crt", context)  # a machine without a registry has its own, often
+    shutil.copy(Path(sys.executable).parent / "weed", context)
+    shutil.copy(Path(__file__).with_name("store.sh"), context)
+    for kind, name in images.items():
+        (context / "Dockerfile").write_text(f"FROM {_BASE}\n{_LAYERS[kind]}")
+        engine.docker("build", "-q", "-t", name, context)
+
+
+_BASE = "roadqa-standin:base"
+_LAYERS = {
+    "python": """RUN ln -s /usr/bin/python3 /usr/local/bin/python && rm /usr/lib/python3*/EXTERNALLY-MANAGED
+COPY pip.conf /etc/pip.conf
+COPY ca-certificates.crt /etc/ssl/certs/
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+""",
+    "redis": "RUN install -d -o 999 -g 999 /data\nWORKDIR /data\n",
+    "store": """RUN install -d -o 10001 -g 10001 /data
+COPY weed /usr/local/bin/
+COPY --chmod=755 store.sh /usr/local/bin/minio
+RUN ln -s minio /usr/local/bin/mc
+""",
+}
+
+
+def _pip_conf() -> str:
+    """This machine's own package sources, for builds in the host's network."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    options = {}
+    for line in listed.stdout.splitlines():  # what wins comes last
+        name, _, value = line.partition("=")
+        option = name.split(".")[-1]
+        if option in ("index-url", "extra-index-url", "find-links", "default-timeout"):
+            words = [word.removeprefix("file://") for word in value.strip("'").split()]
+            options[option] = " ".join(f"{_SERVED}{word}" if word.startswith("/") else word for word in words)
+    return "\n".join(["[global]", *(f"{option} = {value}" for option, value in options.items())]) + "\n"
+
+
+#: Where folders of packages on this machine are served to builds. A fixed port: it stands in a layer.
+_PORT = 18963
+_SERVED = f"http://127.0.0.1:{_PORT}"
+
+
+@contextmanager
+def packages_served() -> Iterator[None]:
+    """Serve this machine's folders of packages on loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", _PORT), functools.partial(_Quiet, directory="/"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""

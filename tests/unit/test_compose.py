@@ -1,0 +1,121 @@
+"""What every service of the compose files must have; each rule is shown to catch a planted fault."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts import secrets
+
+COMPOSE = Path(__file__).parents[2] / "compose"
+Services = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def services() -> Services:
+    found: Services = yaml.safe_load((COMPOSE / "docker-compose.yml").read_text())["services"]
+    return found
+
+
+def unhardened(services: Services) -> list[str]:
+    return [
+        name
+        for name, one in services.items()
+        if not one.get("read_only")
+        or one.get("cap_drop") != ["ALL"]
+        or "no-new-privileges:true" not in one.get("security_opt", [])
+    ]
+
+
+def unlimited(services: Services) -> list[str]:
+    """Services that run for good and may eat all memory, or fork without end."""
+    limits = {name: one.get("deploy", {}).get("resources", {}).get("limits", {}) for name, one in services.items()}
+    return [name for name, some in limits.items() if not {"memory", "pids"} <= some.keys() and lasting(services[name])]
+
+
+def lasting(service: dict[str, Any]) -> bool:
+    return service.get("restart") != "no"
+
+
+def unwatched(services: Services) -> list[str]:
+    """Services without a health check here; the workers' is in their Dockerfile."""
+    return [
+        name
+        for name, one in services.items()
+        if lasting(one) and "healthcheck" not in one and "HEALTHCHECK" not in dockerfile(one)
+    ]
+
+
+def dockerfile(service: dict[str, Any]) -> str:
+    build = service.get("build")
+    return (COMPOSE.parent / build["dockerfile"]).read_text() if build else ""
+
+
+def exposed(services: Services) -> list[str]:
+    """Ports that others than this machine can reach."""
+    return [f"{name}: {port}" for name, one in services.items() for port in one.get("ports", [])
+            if not str(port).startswith("127.0.0.1:")]  # fmt: skip
+
+
+def unpinned(services: Services) -> list[str]:
+    """Images that are named neither by a variable of .env nor by an exact tag."""
+    return [one["image"] for one in services.values() if not one["image"].startswith("${") or "latest" in one["image"]]
+
+
+def told_secrets(services: Services) -> list[str]:
+    """Variables that hold what belongs into a secret's file."""
+    return [f"{name}: {variable}" for name, one in services.items() for variable in one.get("environment") or {}
+            if any(word in variable for word in ("PASSWORD", "SECRET", "KEY", "REDIS_URL"))
+            and not variable.endswith("_FILE")]  # fmt: skip
+
+
+def out_of_doors(services: Services) -> list[str]:
+    return [name for name, one in services.items() if one["networks"] != ["inside"]]
+
+
+RULES = (unhardened, unlimited, unwatched, exposed, unpinned, told_secrets)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_compose_file_keeps(rule: Callable[[Services], list[str]], services: Services) -> None:
+    assert rule(services) == []
+
+
+def test_only_those_who_ask_a_teacher_and_the_cli_may_leave_the_machine(services: Services) -> None:
+    assert out_of_doors(services) == ["labeler", "augmenter", "cli"]
+
+
+FAULTS: list[tuple[Callable[[Services], list[str]], dict[str, Any]]] = [
+    (unhardened, {"read_only": False}),
+    (unhardened, {"cap_drop": []}),
+    (unhardened, {"security_opt": []}),
+    (unlimited, {"deploy": {"resources": {"limits": {"memory": "1G"}}}}),
+    (exposed, {"ports": ["6379:6379"]}),
+    (unpinned, {"image": "redis:latest"}),
+    (unpinned, {"image": "redis"}),
+    (told_secrets, {"environment": {"ROADQA_S3_SECRET_KEY": "of everyone"}}),
+    (out_of_doors, {"networks": ["inside", "outside"]}),
+    (unwatched, {"healthcheck": None}),
+]
+
+
+@pytest.mark.parametrize(("rule", "fault"), FAULTS)
+def test_a_planted_fault_is_caught(
+    rule: Callable[[Services], list[str]], fault: dict[str, Any], services: Services
+) -> None:
+    bad = copy.deepcopy(services)
+    bad["redis"] |= fault
+    bad["redis"] = {key: value for key, value in bad["redis"].items() if value is not None}
+    assert rule(bad) != rule(services)
+
+
+def test_every_secret_is_a_file_that_make_secrets_writes(services: Services, tmp_path: Path) -> None:
+    """Nothing starts on a known password: without these files nothing starts at all."""
+    declared = yaml.safe_load((COMPOSE / "docker-compose.yml").read_text())["secrets"]
+    secrets.write(tmp_path / "secrets", tmp_path / ".env")
+    written = {name: {"file": f"secrets/{name}"} for name in (path.name for path in (tmp_path / "secrets").iterdir())}
+    assert declared == written
+    assert {secret for one in services.values() for secret in one.get("secrets", [])} == written.keys()
