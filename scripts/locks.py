@@ -4,6 +4,7 @@ A lock is what `pip freeze` says, less the local build tags (`+cpu`): the same f
 whose pip finds CPU builds by itself and those that need PyTorch's index.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -15,7 +16,9 @@ from pathlib import Path
 from scripts.environments import DEEPSPEED, ENVIRONMENTS, ROOT, TEST_LOCK, TORCH, Environment, index_options
 
 #: CUDA builds that plain PyPI gives; beside a CPU torch they break the imports of the processor and of vLLM.
-_UNWANTED = ("torchaudio", "torchcodec", "roadqa")
+_UNWANTED = ("torchaudio", "torchcodec", "roadqa", "pip")
+#: What the CUDA builds choose for themselves.
+_CUDA_DECIDES = ("torch", "torchvision", "triton", "apache-tvm-ffi", "setuptools")
 _BUILD_TOOLS = ["setuptools", "wheel", "ninja", "py-cpuinfo"]
 _HEADER = "# Exact versions, written by `make locks` from pyproject.toml [{extras}]. Installed with --no-deps.\n"
 
@@ -26,6 +29,8 @@ def main() -> None:
     for env in ENVIRONMENTS:
         if env.name in wanted:
             _lock(env)
+            if env.torch:
+                _cuda_lock(env)
     _test_lock()
     _image_lock()
 
@@ -45,12 +50,34 @@ def _lock(env: Environment) -> None:
         frozen = subprocess.run(
             [python, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True
         ).stdout
-    _write(env.lock, frozen, env.extras)
+    _write(env.lock, frozen, env.extras, _UNWANTED)
 
 
-def _write(path: Path, frozen: str, extras: str) -> None:
+def _cuda_lock(env: Environment) -> None:
+    """The CUDA builds of an environment: the CPU's versions, but where torch or vLLM want others.
+
+    Resolved by pip's dry run, which needs no GPU. A plain torch is asked for by `===`: with `==` pip would take a CPU
+    build where it sees one. DeepSpeed cannot be resolved without a torch to build on: its part is the CPU's.
+    """
+    pins = [line for line in env.lock.read_text().splitlines() if "==" in line]
+    wanted = _requirements(env.extras.replace("-cpu", "-cuda").split(","))
+    late = any(r.startswith("deepspeed") for r in wanted)
+    wanted = [r.replace("==", "===") if r.startswith("torch") else r for r in wanted if not r.startswith("deepspeed")]
+    with tempfile.TemporaryDirectory() as folder:
+        constraints, report = Path(folder) / "constraints.txt", Path(folder) / "report.json"
+        constraints.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in _CUDA_DECIDES))
+        _call(sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed",
+              "--report", report, "-c", constraints, *wanted)  # fmt: skip
+        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+    chosen = {_normal(item["name"]): f"{item['name']}=={item['version']}" for item in found}
+    rest = {_normal(pin.split("==")[0]): pin for pin in pins} if late else {}
+    frozen = "\n".join(sorted((rest | chosen).values(), key=str.lower))
+    _write(env.lock.with_name("requirements-cuda.txt"), frozen, env.extras.replace("-cpu", "-cuda"))
+
+
+def _write(path: Path, frozen: str, extras: str, unwanted: tuple[str, ...] = ("pip", "roadqa")) -> None:
     pins = [re.sub(r"\+.*$", "", line) for line in frozen.splitlines() if "==" in line]
-    kept = [pin for pin in pins if pin.split("==")[0] not in (*_UNWANTED, "pip")]
+    kept = [pin for pin in pins if pin.split("==")[0] not in unwanted]
     path.write_text(_HEADER.format(extras=extras) + "\n".join(kept) + "\n")
     print(f"{path.relative_to(ROOT)}: {len(kept)} packages")
 
