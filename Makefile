@@ -5,7 +5,7 @@ SERVICES := .venvs/services/bin
 BENCHMARKS := $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: secrets images push help setup demo test check unit integration e2e bench named prove up down logs clean locks
+.PHONY: test-containers secrets images push help setup demo test check unit integration e2e bench named prove up down logs clean locks
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ check: setup ## ruff, mypy, import-linter, stage versions, generated docs
 
 unit integration e2e: setup ## one part of `make test`
 	@$(SERVICES)/python -m scripts.test $@
+
+test-containers: setup ## build every image and run the pipeline through compose (half an hour; root on Debian, or Docker)
+	@$(SERVICES)/python -m scripts.test containers
 
 bench: named setup ## one benchmark (NAME=learning): a table, and benchmarks/results/NAME.json
 	@$(SERVICES)/python -m benchmarks.$(NAME)

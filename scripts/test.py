@@ -43,14 +43,21 @@ def parts() -> dict[str, list[Step]]:
             Step("ruff format", (SERVICES, "-m", "ruff", "format", "--check", "-q", ".")),
             Step("mypy", (SERVICES, "-m", "mypy")),
             Step("import-linter", (SERVICES.parent / "lint-imports", "--no-cache")),
-            Step("hadolint", (SERVICES.parent / "hadolint", *sorted(ROOT.glob("workers/*/Dockerfile")),
-                              ROOT / "services" / "Dockerfile")),
+            Step(
+                "hadolint",
+                (
+                    SERVICES.parent / "hadolint",
+                    *sorted(ROOT.glob("workers/*/Dockerfile")),
+                    ROOT / "services" / "Dockerfile",
+                ),
+            ),
             Step("stage versions", (SERVICES, "-m", "scripts.stage_versions")),
             Step("docs", (SERVICES, "-m", "scripts.docs", "--check")),
         ],
         "unit": [Step("unit", _pytest(SERVICES, "tests/unit", *ignored)), *_worker_units()],
         "integration": [Step("integration", _pytest(SERVICES, "tests/integration"))],
         "e2e": [Step("e2e", _pytest(SERVICES, "tests/e2e"))],
+        "containers": [Step("containers", _pytest(SERVICES, "tests/containers", "-s"))],
     }
 
 
