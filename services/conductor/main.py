@@ -3,12 +3,15 @@
 import logging
 import signal
 import threading
+from collections import Counter
+from collections.abc import Iterable
 
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 
+from services.conductor.metrics import Metrics, Snapshot, snapshot
 from shared.broker import make_app
 from shared.contracts import STAGES
 from shared.errors import StoreError
@@ -32,15 +35,26 @@ class Conductor:
         self._runs = Runs(store)
         self._plans: dict[str, Plan] = {}
         self._requested: set[str] = set()
+        self._endings: dict[str, str] = {}
 
-    def tick(self) -> None:
-        """Advance every live run once."""
+    def tick(self) -> Snapshot:
+        """Advance every live run once; returns what was seen."""
         quiet = self._board.quiet()  # Redis lost its leases: every heartbeat is bringing its own back
-        live = [run for run, marks in self._runs.marks().items() if "plan" in marks and "ended" not in marks]
+        marks = self._runs.marks()
+        live = [run for run, found in marks.items() if "plan" in found and "ended" not in found]
         states = {run: state for run in live if (state := self._state(run)) is not None}
         wanted = {task.key for state in states.values() if not state.cancelled for task in state.open}
+        leased = self._board.leased({task.key for state in states.values() for task in state.open})
         for run, state in states.items():
-            self._advance(run, state, wanted, quiet)
+            self._advance(run, state, wanted, leased, quiet)
+        runs = Counter(live=len(live)) + self._ended(run for run, found in marks.items() if "ended" in found)
+        return snapshot(states.values(), wanted, leased, runs)
+
+    def _ended(self, runs: Iterable[str]) -> Counter[str]:
+        """How these runs ended. Each is read once, and anew after a retry."""
+        read = ((run, self._endings.get(run) or self._runs.ended(run)) for run in runs)
+        self._endings = {run: ending for run, ending in read if ending}
+        return Counter(self._endings.values())
 
     def _state(self, run: str) -> RunState | None:
         """Where the run stands; None where what is stored of it cannot be read. The other runs go on."""
@@ -52,12 +66,12 @@ class Conductor:
             log.error("run %s cannot be read: %s", run, " ".join(str(error).split()))
             return None
 
-    def _advance(self, run: str, state: RunState, wanted: set[str], quiet: bool) -> None:
-        leased = self._board.leased(task.key for task in state.open)
+    def _advance(self, run: str, state: RunState, wanted: set[str], leased: set[str], quiet: bool) -> None:
         if state.cancelled:
-            for key in {task.key for task in state.open} - wanted:  # an offer that is out may still be taken
+            unwanted = {task.key for task in state.open} - wanted
+            for key in unwanted:  # an offer that is out may still be taken
                 self._board.stop(key)
-            if not leased - wanted:
+            if not leased & unwanted:
                 self._end(run, "cancelled")
         elif state.complete:
             self._end(run, "complete")
@@ -111,6 +125,9 @@ class Conductor:
 def serve(stop: threading.Event) -> None:
     """Tick when woken, or every few seconds, until `stop`. A failing store or broker is waited out."""
     config = settings()
+    metrics = Metrics()
+    if config.metrics_port:
+        metrics.serve(config.metrics_host, config.metrics_port)
     conductor = Conductor(config, store(), board(), make_app())
     prepared = False
     while not stop.is_set():
@@ -118,9 +135,14 @@ def serve(stop: threading.Event) -> None:
             if not prepared:
                 store().prepare()
                 prepared = True
-            conductor.tick()
+            with metrics.seconds.time():
+                seen = conductor.tick()
+            metrics.show(seen)
+            if config.heartbeat_file:
+                config.heartbeat_file.touch()
             board().sleep(config.tick_seconds)
         except (redis.RedisError, OperationalError, StoreError) as error:
+            metrics.show(None)
             log.warning("%s: %s; trying again", type(error).__name__, error)
             stop.wait(1.0)
 

@@ -78,10 +78,10 @@ class World:
         wait_for(lambda: not self.board.quiet())
         self.conductor.tick()
 
-    def offers(self) -> list[dict[str, Any]]:
+    def offers(self, queue: str = "augmenter") -> list[dict[str, Any]]:
         """Take every message off the queue."""
         taken = []
-        while raw := self.board.redis.rpop("augmenter"):
+        while raw := self.board.redis.rpop(queue):
             taken.append(json.loads(base64.b64decode(json.loads(raw)["body"]))[1])
         return taken
 

@@ -1,6 +1,8 @@
 """What every service of the compose files must have; each rule is shown to catch a planted fault."""
 
 import copy
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,23 @@ import pytest
 import yaml
 
 from scripts import secrets
+from services.conductor.metrics import Metrics, snapshot
 
 COMPOSE = Path(__file__).parents[2] / "compose"
 Services = dict[str, dict[str, Any]]
 
 
+def of_both(part: str) -> dict[str, Any]:
+    """This part of the compose file and of the one for observability."""
+    files = [
+        yaml.safe_load((COMPOSE / f"{name}.yml").read_text()) for name in ("docker-compose", "compose.observability")
+    ]
+    return {name: one for file in files for name, one in file[part].items()}
+
+
 @pytest.fixture(scope="module")
 def services() -> Services:
-    found: Services = yaml.safe_load((COMPOSE / "docker-compose.yml").read_text())["services"]
-    return found
+    return of_both("services")
 
 
 def unhardened(services: Services) -> list[str]:
@@ -84,8 +94,8 @@ def test_the_compose_file_keeps(rule: Callable[[Services], list[str]], services:
     assert rule(services) == []
 
 
-def test_only_those_who_ask_a_teacher_and_the_cli_may_leave_the_machine(services: Services) -> None:
-    assert out_of_doors(services) == ["labeler", "augmenter", "cli"]
+def test_only_those_who_ask_a_teacher_and_whoever_is_reached_from_the_host_have_a_way_out(services: Services) -> None:
+    assert out_of_doors(services) == ["labeler", "augmenter", "cli", "grafana"]
 
 
 FAULTS: list[tuple[Callable[[Services], list[str]], dict[str, Any]]] = [
@@ -114,8 +124,17 @@ def test_a_planted_fault_is_caught(
 
 def test_every_secret_is_a_file_that_make_secrets_writes(services: Services, tmp_path: Path) -> None:
     """Nothing starts on a known password: without these files nothing starts at all."""
-    declared = yaml.safe_load((COMPOSE / "docker-compose.yml").read_text())["secrets"]
     secrets.write(tmp_path / "secrets", tmp_path / ".env")
     written = {name: {"file": f"secrets/{name}"} for name in (path.name for path in (tmp_path / "secrets").iterdir())}
-    assert declared == written
+    assert of_both("secrets") == written
     assert {secret for one in services.values() for secret in one.get("secrets", [])} == written.keys()
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "grafana/roadqa.json"])
+def test_alerts_and_dashboard_ask_for_nothing_that_the_conductor_does_not_show(name: str) -> None:
+    metrics = Metrics()
+    metrics.show(snapshot([], set(), set(), Counter()))
+    shown = {sample.name for family in metrics.registry.collect() for sample in family.samples}
+    asked = set(re.findall(r"roadqa_[a-z_]+", (COMPOSE / "observability" / name).read_text()))
+    assert asked
+    assert asked <= shown
