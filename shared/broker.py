@@ -5,6 +5,7 @@ from typing import Any
 
 from celery import Celery
 
+from shared.bootsteps import HeartbeatFile, OneShot
 from shared.settings import settings
 
 log = logging.getLogger(__name__)
@@ -15,10 +16,15 @@ def make_app(queue: str | None = None, include: tuple[str, ...] = ()) -> Celery:
 
     Early acknowledgement and no prefetch: the lease alone says what is under way.
     """
-    app = Celery("roadqa", broker=settings().redis_url.get_secret_value(), include=list(include))
+    config = settings()
+    app = Celery("roadqa", broker=config.redis_url.get_secret_value(), include=list(include))
     app.conf.update(_CONF)
     if queue:
         app.conf.task_default_queue = queue
+    if config.heartbeat_file:
+        app.steps["consumer"].add(HeartbeatFile)
+    if config.one_shot_seconds:
+        app.steps["consumer"].add(OneShot)
     return app
 
 

@@ -10,6 +10,7 @@ from shared.lease import Board
 from shared.settings import Settings
 from shared.store import Store
 from tests.conftest import settings_of
+from tests.integration.processes import OwnRedis, Processes
 
 #: Redis keys that may live for ever.
 PERMANENT = {"epoch"}
@@ -48,6 +49,22 @@ def board(config: Settings) -> Iterator[Board]:
         return
     forever = {key for key in keys if made.redis.ttl(key) == -1 and not key.startswith("_kombu") and key not in QUEUES}
     assert forever <= PERMANENT, f"keys that never expire: {forever - PERMANENT}"
+
+
+@pytest.fixture
+def processes(config: Settings, store: Store, board: Board, tmp_path: Path) -> Iterator[Processes]:
+    """On an empty store and board. Leases are long: many start at once on few cores."""
+    made = Processes(config.model_copy(update={"lease_seconds": 9.0, "heartbeat_seconds": 1.0}), tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    server = OwnRedis(tmp_path)
+    server.start()
+    yield server
+    server.stop()
 
 
 #: Celery's own lists: bounded by the conductor, and their messages expire.
