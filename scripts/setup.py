@@ -3,11 +3,13 @@
 Runs with the machine's own Python and nothing else; says first what the machine lacks.
 """
 
+import ctypes
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections import deque
@@ -46,6 +48,12 @@ def _check_machine() -> None:
         missing.append("Python's venv: on Debian or Ubuntu `apt-get install python3.11-venv`")
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         missing.append("a C++ compiler (DeepSpeed builds its kernels): `apt-get install g++`")
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        missing.append("Python's headers (the same kernels): `apt-get install python3.11-dev`")
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        missing.append("libnuma (vLLM's CPU build loads it): `apt-get install libnuma1`")
     if missing:
         sys.exit("this machine lacks:\n- " + "\n- ".join(missing))
 

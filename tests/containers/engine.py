@@ -6,6 +6,7 @@ Debian packages: they show that the project's Dockerfiles build and run, not tha
 """
 
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -141,8 +142,9 @@ def standins(engine: Engine, images: Mapping[str, str]) -> None:
     context.mkdir(parents=True, exist_ok=True)
     if not engine.docker("images", "-q", _BASE, capture=True).strip():
         tar = STATE / "base.tar"
-        packages = "ca-certificates,netbase,tzdata,python3,python3-pip,python3-venv,redis-server"
-        subprocess.run(["mmdebstrap", "-q", "--variant=minbase", f"--include={packages}", _SUITE, str(tar)], check=True)
+        subprocess.run(
+            ["mmdebstrap", "-q", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(tar)], check=True
+        )
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         engine.docker("import", "-c", f"ENV PATH={path}", tar, _BASE)
         tar.unlink()
@@ -155,7 +157,8 @@ def standins(engine: Engine, images: Mapping[str, str]) -> None:
         engine.docker("build", "-q", "-t", name, context)
 
 
-_BASE = "roadqa-standin:base"
+_PACKAGES = "ca-certificates,netbase,tzdata,python3,python3-dev,python3-pip,python3-venv,redis-server"
+_BASE = f"roadqa-standin:{hashlib.sha256(_PACKAGES.encode()).hexdigest()[:8]}"
 _LAYERS = {
     "python": """RUN ln -s /usr/bin/python3 /usr/local/bin/python && rm /usr/lib/python3*/EXTERNALLY-MANAGED
 COPY pip.conf /etc/pip.conf
