@@ -63,7 +63,8 @@ def _compile(env: dict[str, str]) -> None:
     )
     if done.returncode != 0:
         raise RoadQAError(
-            f"DeepSpeed's {OPERATOR} did not compile; are a C++ compiler and Python's headers installed?\n{done.stderr[-2000:]}"
+            f"DeepSpeed's {OPERATOR} did not compile; are a C++ compiler and Python's headers installed?\n"
+            f"{done.stderr[-2000:]}"
         )
 
 

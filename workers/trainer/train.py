@@ -110,8 +110,10 @@ def _spread(recipe: TrainRecipe, gpus: int) -> zero.Spread:
 
 def _environment(spread: zero.Spread, gpus: int) -> dict[str, str]:
     """What the ranks' libraries must know before they are imported."""
-    cores = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))  # a container's CPU limit shows in the first alone
-    common = {"OMP_NUM_THREADS": str(max(1, cores // spread.processes)), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    # A container's CPU limit shows in the variable alone, which its manifest sets.
+    cores = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+    threads = max(1, cores // spread.processes)
+    common = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     return common if gpus else {**common, **prebuild.build(settings().trainer_extensions)}
 
 
