@@ -185,13 +185,18 @@ def once(module: str) -> Verb:
 
 
 def resident(module: str) -> Verb:
-    """The verb of `module` in a process that stays, with what it has loaded, and is replaced when it dies."""
+    """The verb of `module` in a process that stays, with what it has loaded, and is replaced when it dies or fails."""
     kept: list[Child] = []
 
     def verb(inputs: dict[str, list[Path]], recipe: Any, out: Path, ctx: Context) -> dict[str, Any]:
         if not kept or not kept[0].alive:
             kept[:] = [Child(module)]
-        return kept[0].call(_request(inputs, recipe, out, ctx), ctx)
+        try:
+            return kept[0].call(_request(inputs, recipe, out, ctx), ctx)
+        except errors.RoadQAError as error:
+            if not (error.permanent or isinstance(error, errors.Stopped)):
+                kept.pop().kill()  # what it has loaded may be broken: vLLM hangs at the request after a failed one
+            raise
 
     return verb
 

@@ -66,7 +66,9 @@ def engine() -> Iterator[Engine]:
         )  # fmt: skip
     try:
         _await(lambda: _answers(env))
-        yield Engine(env, standins=True)
+        yield (own := Engine(env, standins=True))
+        own.docker("image", "prune", "-f", capture=True)  # a set of images is 11 GB: what is superseded goes
+        own.docker("builder", "prune", "-f", "--keep-storage", "30GB", capture=True)
     finally:
         _stop(pid)
 

@@ -66,6 +66,9 @@ class Project:
         """The CLI in its container; what it printed."""
         return self.compose("run", "--rm", "-T", "cli", *words, capture=True)
 
+    def remove(self) -> None:
+        self.compose("--profile", "*", "down", "-v", "--timeout", "20")
+
     def inspect(self, service: str, what: str) -> str:
         container = self.compose("ps", "-q", service, capture=True).strip()
         return self.engine.docker("inspect", "-f", what, container, capture=True).strip()
@@ -93,8 +96,9 @@ def project() -> Iterator[Project]:
             (folder / "standins.yaml").write_text(yaml.safe_dump(override()))
             with (folder / ".env").open("a") as env:
                 env.write("ROADQA_CPU_INDEX=\n")  # pip finds the CPU builds without it
+        made.remove()  # what a killed run left behind
         yield made
-        made.compose("--profile", "*", "down", "-v", "--timeout", "20")
+        made.remove()
 
 
 def base_images(env: Path) -> dict[str, str]:
@@ -175,7 +179,7 @@ def test_a_backup_restored_into_an_empty_stack_holds_every_run(up: Project) -> N
     tar = ["run", "--rm", "--user", "0", "--entrypoint", "tar", "-v", "roadqa-test_store:/data",
            "-v", f"{up.folder}:/backup", "roadqa-services:0.1.0", "-C", "/data"]  # fmt: skip
     up.engine.docker(*tar, "-cf", "/backup/store.tar", ".")
-    up.compose("--profile", "*", "down", "-v", "--timeout", "20")
+    up.remove()
     up.compose("up", "--no-start", "--no-build")
     up.engine.docker(*tar, "-xf", "/backup/store.tar")
     up.compose("up", "-d", "--wait", "--no-build")

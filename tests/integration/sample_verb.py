@@ -24,6 +24,8 @@ def verb(inputs: dict[str, list[Path]], recipe: EvaluateRecipe, out: Path, ctx: 
         return {"pid": os.getpid(), "seed": recipe.seed}
     if order == "refuse":
         raise InputError("row 3: no choices")
+    if order == "break":
+        raise OSError("failed to map segment from shared object")
     if order == "crash":
         sys.stderr.write("the last words\n")
         sys.stderr.flush()

@@ -56,6 +56,17 @@ def test_a_resident_stays_and_is_replaced_when_it_died(give: Callable[..., dict[
     assert give("work", verb)["pid"] != first
 
 
+def test_a_resident_stays_after_a_refusal_but_not_after_a_failure(give: Callable[..., dict[str, object]]) -> None:
+    verb = child.resident(MODULE)
+    first = give("work", verb)["pid"]
+    with pytest.raises(InputError):
+        give("refuse", verb)
+    assert give("work", verb)["pid"] == first
+    with pytest.raises(RoadQAError, match="failed to map"):
+        give("break", verb)
+    assert give("work", verb)["pid"] != first
+
+
 @pytest.mark.parametrize("order", ["wait", "deaf"])
 def test_nothing_of_a_stopped_child_is_left(
     give: Callable[..., dict[str, object]], tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
