@@ -24,7 +24,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 #: Images are kept here from one run to the next; outside the checkout, which builds are copied from.
 STATE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roadqa-containers"
-_START_SECONDS, _STOP_SECONDS = 60, 60
+_START_SECONDS, _STOP_SECONDS = 60, 120
 _APT = "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"
 _SUITE, _PLUGIN_SUITE = "bookworm", "trixie"  # the first has an engine, but neither compose nor buildx
 _MIRROR = "http://deb.debian.org/debian"
@@ -58,12 +58,14 @@ def engine() -> Iterator[Engine]:
     _install()
     env = {"DOCKER_HOST": f"unix://{STATE}/docker.sock", "DOCKER_CONFIG": str(STATE / "config")}
     pid = STATE / "docker.pid"
-    _stop(pid)  # one that a killed run left behind
-    with (STATE / "dockerd.log").open("ab") as log:
-        subprocess.Popen(
-            ["dockerd", f"--data-root={STATE}/data", f"--exec-root={STATE}/exec", f"-H=unix://{STATE}/docker.sock",
-             f"--pidfile={pid}"], stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+    if not _answers(env):  # unless a killed run left one behind
+        _stop(pid)
+        with (STATE / "dockerd.log").open("ab") as log:
+            subprocess.Popen(
+                ["dockerd", f"--data-root={STATE}/data", f"--exec-root={STATE}/exec",
+                 f"-H=unix://{STATE}/docker.sock", f"--pidfile={pid}"],
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
     try:
         _await(lambda: _answers(env))
         yield (own := Engine(env, standins=True))
