@@ -17,11 +17,13 @@ COMPOSE = Path(__file__).parents[2] / "compose"
 Services = dict[str, dict[str, Any]]
 
 
+#: The folder that each file's relative paths are from: its own where it is included, the root's where it is added.
+FILES = {"docker-compose": COMPOSE, "compose.observability": COMPOSE.parent}
+
+
 def of_both(part: str) -> dict[str, Any]:
     """This part of the compose file and of the one for observability."""
-    files = [
-        yaml.safe_load((COMPOSE / f"{name}.yml").read_text()) for name in ("docker-compose", "compose.observability")
-    ]
+    files = [yaml.safe_load((COMPOSE / f"{name}.yml").read_text()) for name in FILES]
     return {name: one for file in files for name, one in file[part].items()}
 
 
@@ -125,9 +127,12 @@ def test_a_planted_fault_is_caught(
 def test_every_secret_is_a_file_that_make_secrets_writes(services: Services, tmp_path: Path) -> None:
     """Nothing starts on a known password: without these files nothing starts at all."""
     secrets.write(tmp_path / "secrets", tmp_path / ".env")
-    written = {name: {"file": f"secrets/{name}"} for name in (path.name for path in (tmp_path / "secrets").iterdir())}
-    assert of_both("secrets") == written
-    assert {secret for one in services.values() for secret in one.get("secrets", [])} == written.keys()
+    written = {path.name for path in (tmp_path / "secrets").iterdir()}
+    assert of_both("secrets").keys() == written
+    for file, folder in FILES.items():
+        for name, one in yaml.safe_load((COMPOSE / f"{file}.yml").read_text())["secrets"].items():
+            assert folder / one["file"] == COMPOSE / "secrets" / name
+    assert {secret for one in services.values() for secret in one.get("secrets", [])} == written
 
 
 @pytest.mark.parametrize("name", ["alerts.yml", "grafana/roadqa.json"])
@@ -138,3 +143,10 @@ def test_alerts_and_dashboard_ask_for_nothing_that_the_conductor_does_not_show(n
     asked = set(re.findall(r"roadqa_[a-z_]+", (COMPOSE / "observability" / name).read_text()))
     assert asked
     assert asked <= shown
+
+
+@pytest.mark.parametrize(("file", "folder"), FILES.items())
+def test_what_is_mounted_from_the_checkout_is_there(file: str, folder: Path) -> None:
+    services = yaml.safe_load((COMPOSE / f"{file}.yml").read_text())["services"]
+    mounted = [volume.split(":")[0] for one in services.values() for volume in one.get("volumes", [])]
+    assert [source for source in mounted if source.startswith("./") and not (folder / source).exists()] == []
