@@ -1,7 +1,7 @@
 """Write compose/secrets/ (random passwords, one file each) and .env (names, tags), where they are missing.
 
 `make secrets`. What is there stays: a second time changes nothing. To change a password, take its file away,
-run this again, then `docker compose up -d --force-recreate`.
+run this again, then `docker compose up -d --force-recreate` (not Grafana's: docs/operations.md).
 """
 
 import os
@@ -14,6 +14,7 @@ from shared.machine import vllm_lacks
 ROOT = Path(__file__).resolve().parents[1]
 SANDBOX_KEY = "sandbox"  #: for the sandbox's teacher, who lets everyone in
 _BYTES = 24
+_NOBODY = 10001  #: the containers' own user
 
 
 def write(folder: Path, env: Path) -> list[Path]:
@@ -48,7 +49,7 @@ def _write(path: Path, text: str) -> Path | None:
 def _env() -> str:
     example = (ROOT / "compose" / ".env.example").read_text(encoding="utf-8")
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    own = {"VERSION": version, "USER": f"{os.getuid()}:{os.getgid()}", "VLLM_LACKS": vllm_lacks()}
+    own = {"VERSION": version, "USER": f"{os.getuid() or _NOBODY}:{os.getgid() or _NOBODY}", "VLLM_LACKS": vllm_lacks()}
     for name, value in own.items():
         example = example.replace(f"ROADQA_{name}=\n", f"ROADQA_{name}={value}\n")
     return example
@@ -57,6 +58,10 @@ def _env() -> str:
 def main() -> None:
     """`make secrets`"""
     made = write(ROOT / "compose" / "secrets", ROOT / ".env")
+    data = ROOT / "data"
+    data.mkdir(exist_ok=True)
+    if os.getuid() == 0:
+        os.chown(data, _NOBODY, _NOBODY)
     for path in made:
         print(path.relative_to(ROOT))
     print(f"{len(made)} files written" if made else "nothing to do: every secret is there")

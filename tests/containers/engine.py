@@ -170,10 +170,11 @@ COPY ca-certificates.crt /etc/ssl/certs/
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 """,
     "redis": "RUN install -d -o 999 -g 999 /data\nWORKDIR /data\n",
-    "store": """RUN install -d -o 10001 -g 10001 /data
+    "store": """RUN install -d /data
 COPY weed /usr/local/bin/
 COPY --chmod=755 store.sh /usr/local/bin/minio
 RUN ln -s minio /usr/local/bin/mc
+ENTRYPOINT ["minio"]
 """,
 }
 

@@ -88,7 +88,7 @@ def project() -> Iterator[Project]:
     subprocess.run(
         [sys.executable, "-m", "scripts.secrets"], cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(folder)}
     )
-    (folder / "short.yaml").write_text(yaml.safe_dump(PIPELINE, sort_keys=False))
+    (folder / "data" / "short.yaml").write_text(yaml.safe_dump(PIPELINE, sort_keys=False))
     with engine() as running, packages_served():
         made = Project(running, folder)
         if running.standins:
@@ -108,7 +108,9 @@ def base_images(env: Path) -> dict[str, str]:
 
 def override() -> dict[str, Any]:
     """What stand-ins need beside the project's own compose file."""
-    services: dict[str, Any] = {name: {"build": {"network": "host"}} for name in (*IMAGES, "setup", "teacher", "cli")}
+    services: dict[str, Any] = {
+        name: {"build": {"network": "host"}} for name in (*IMAGES, "store-volume", "setup", "teacher", "cli")
+    }
     services["store"] = {"secrets": ["roadqa_s3_access_key", "roadqa_s3_secret_key"]}
     services["setup"]["command"] = ["--bucket-only"]  # SeaweedFS has no MinIO admin API
     return {"services": services}
@@ -169,11 +171,11 @@ def test_the_pipeline_survives_a_killed_trainer(up: Project) -> None:
     assert "attempt 2" in up.compose("logs", "trainer", capture=True)
     assert int(up.inspect("trainer", "{{.RestartCount}}")) == 1
     up.roadqa("report", run, "--submission", "submission.csv", "--html", "report.html")
-    assert (up.folder / "submission.csv").read_text().startswith("id,answer\n")
+    assert (up.folder / "data" / "submission.csv").read_text().startswith("id,answer\n")
 
 
 def test_a_backup_restored_into_an_empty_stack_holds_every_run(up: Project) -> None:
-    """As compose/README.md says it is done: the store's volume is all there is to keep."""
+    """As docs/operations.md says it is done: the store's volume is all there is to keep."""
     before = json.loads(up.roadqa("status", "--json"))
     up.compose("stop", "--timeout", "20")
     tar = ["run", "--rm", "--user", "0", "--entrypoint", "tar", "-v", "roadqa-test_store:/data",

@@ -43,9 +43,9 @@ def unhardened(services: Services) -> list[str]:
 
 
 def unlimited(services: Services) -> list[str]:
-    """Services that run for good and may eat all memory, or fork without end."""
+    """Services that may eat all memory, or fork without end."""
     limits = {name: one.get("deploy", {}).get("resources", {}).get("limits", {}) for name, one in services.items()}
-    return [name for name, some in limits.items() if not {"memory", "pids"} <= some.keys() and lasting(services[name])]
+    return [name for name, some in limits.items() if not {"memory", "pids"} <= some.keys()]
 
 
 def lasting(service: dict[str, Any]) -> bool:
@@ -73,8 +73,21 @@ def exposed(services: Services) -> list[str]:
 
 
 def unpinned(services: Services) -> list[str]:
-    """Images that are named neither by a variable of .env nor by an exact tag."""
-    return [one["image"] for one in services.values() if not one["image"].startswith("${") or "latest" in one["image"]]
+    """Images that are not named by a variable of .env."""
+    return [one["image"] for one in services.values() if not one["image"].startswith("${")]
+
+
+def loose(env: str) -> list[str]:
+    """Images in .env without a tag that holds a number, or a digest."""
+    images = re.findall(r"^ROADQA_\w+_IMAGE=(.*)$", env, re.MULTILINE)
+    return [image for image in images if not re.search(r":[\w.-]*\d[\w.-]*(@sha256:\w+)?$", image)]
+
+
+def test_every_image_of_others_has_an_exact_tag() -> None:
+    env = (COMPOSE / ".env.example").read_text()
+    assert loose(env) == []
+    for fault in ("redis:latest", "redis", "registry:5000/redis:stable"):
+        assert loose(f"{env}\nROADQA_OTHER_IMAGE={fault}\n") == [fault]
 
 
 def told_secrets(services: Services) -> list[str]:
