@@ -65,6 +65,6 @@ logs: ## follow every log of the local stack
 locks: ## write workers/*/requirements.txt and services/requirements.txt anew from pyproject.toml
 	@$(PYTHON_FOUND) -m scripts.locks
 
-clean: ## take away everything that make has put here
+clean: ## take away everything that make has put here, but passwords, .env and data/
 	@if [ -x $(SERVICES)/python ]; then $(SERVICES)/python -m services.local.stack down; fi
 	rm -rf .venvs .state demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -76,6 +76,8 @@ def engine() -> Iterator[Engine]:
 
 
 def _answers(env: Mapping[str, str]) -> bool:
+    if not shutil.which("docker"):
+        return False
     asked = subprocess.run(["docker", "info"], capture_output=True, check=False, env={**os.environ, **env})
     return asked.returncode == 0
 

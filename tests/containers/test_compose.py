@@ -141,7 +141,7 @@ def test_an_image_holds_no_secret_and_runs_as_nobody(images: Project, name: str)
     image = yaml.safe_load(images.compose("config", capture=True))["services"][name]["image"]
     (config,) = json.loads(images.engine.docker("image", "inspect", image, capture=True))
     assert config["Config"]["User"] == "10001:10001"
-    assert config["Config"]["Labels"]["org.opencontainers.image.version"]
+    assert config["Config"]["Labels"]["org.opencontainers.image.version"] == image.split(":")[1]
     history = images.engine.docker("history", "--no-trunc", image, capture=True) + json.dumps(config)
     secrets = [path.read_text() for path in (images.folder / "compose" / "secrets").iterdir()]
     assert not [secret for secret in secrets if len(secret) > 20 and secret in history]
