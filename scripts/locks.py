@@ -63,16 +63,21 @@ def _cuda_lock(env: Environment) -> None:
     wanted = _requirements(env.extras.replace("-cpu", "-cuda").split(","))
     late = any(r.startswith("deepspeed") for r in wanted)
     wanted = [r.replace("==", "===") if r.startswith("torch") else r for r in wanted if not r.startswith("deepspeed")]
-    with tempfile.TemporaryDirectory() as folder:
-        constraints, report = Path(folder) / "constraints.txt", Path(folder) / "report.json"
-        constraints.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in _CUDA_DECIDES))
-        _call(sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed",
-              "--report", report, "-c", constraints, *wanted)  # fmt: skip
-        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
-    chosen = {_normal(item["name"]): f"{item['name']}=={item['version']}" for item in found}
+    chosen = _resolve(wanted, [pin for pin in pins if pin.split("==")[0] not in _CUDA_DECIDES])
     rest = {_normal(pin.split("==")[0]): pin for pin in pins} if late else {}
     frozen = "\n".join(sorted((rest | chosen).values(), key=str.lower))
     _write(env.lock.with_name("requirements-cuda.txt"), frozen, env.extras.replace("-cpu", "-cuda"))
+
+
+def _resolve(requirements: list[str], constraints: list[str]) -> dict[str, str]:
+    """Pin by name of all that pip's dry run would install."""
+    with tempfile.TemporaryDirectory() as folder:
+        bounds, report = Path(folder) / "constraints.txt", Path(folder) / "report.json"
+        bounds.write_text("\n".join(constraints))
+        _call(sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed",
+              "--report", report, "-c", bounds, *requirements)  # fmt: skip
+        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+    return {_normal(item["name"]): f"{item['name']}=={item['version']}" for item in found}
 
 
 def _write(path: Path, frozen: str, extras: str, unwanted: tuple[str, ...] = ("pip", "roadqa")) -> None:
@@ -108,31 +113,9 @@ def _test_lock() -> None:
 
 def _image_lock() -> None:
     """What of the tools' environment the services' image needs: no test, no local server."""
-    pins = {
-        _normal(line.split("==")[0]): line for line in ENVIRONMENTS[0].lock.read_text().splitlines() if "==" in line
-    }
-    command = [ENVIRONMENTS[0].python, "-c", _CLOSURE, *_requirements(["services"])]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    _write(ROOT / "services" / "requirements.txt", "\n".join(sorted(pins[name] for name in names)), "services")
-
-
-#: Prints the names of the installed packages that these requirements lead to, by their own metadata.
-_CLOSURE = """
-import importlib.metadata, sys
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-seen, pending = set(), [Requirement(word) for word in sys.argv[1:]]
-while pending:
-    wanted = pending.pop()
-    key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
-    if key not in seen:
-        seen.add(key)
-        for text in importlib.metadata.requires(wanted.name) or []:
-            further = Requirement(text)
-            if not further.marker or any(further.marker.evaluate({"extra": e}) for e in ("", *wanted.extras)):
-                pending.append(further)
-print(*sorted({name for name, _ in seen}))
-"""
+    pins = [line for line in ENVIRONMENTS[0].lock.read_text().splitlines() if "==" in line]
+    chosen = _resolve(_requirements(["services"]), pins)
+    _write(ROOT / "services" / "requirements.txt", "\n".join(sorted(chosen.values(), key=str.lower)), "services")
 
 
 def _normal(name: str) -> str:

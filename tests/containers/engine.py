@@ -212,5 +212,12 @@ def packages_served() -> Iterator[None]:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    def translate_path(self, path: str) -> str:
+        """Nothing but what pip.conf names: the root of this machine holds more."""
+        found = super().translate_path(path)
+        shared = [url.removeprefix(_SERVED) for url in _pip_conf().split() if url.startswith(_SERVED)]
+        folders = [Path(folder).parent if Path(folder).name == "simple" else Path(folder) for folder in shared]
+        return found if any(Path(found).is_relative_to(folder) for folder in folders) else os.devnull
+
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""

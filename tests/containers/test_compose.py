@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from tests.containers.engine import ROOT, STATE, Engine, engine, packages_served, standins
+from tests.waiting import wait_for
 
 WORKERS = ("labeler", "augmenter", "trainer", "quantizer", "inference")
 IMAGES = ("conductor", *WORKERS)
@@ -129,13 +129,6 @@ def up(images: Project) -> Project:
     return images
 
 
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.5)
-
-
 @pytest.mark.parametrize("name", IMAGES)
 def test_an_image_holds_no_secret_and_runs_as_nobody(images: Project, name: str) -> None:
     image = yaml.safe_load(images.compose("config", capture=True))["services"][name]["image"]
@@ -161,7 +154,7 @@ def test_a_container_is_hardened_and_healthy(up: Project, name: str) -> None:
 
 def test_the_pipeline_survives_a_killed_trainer(up: Project) -> None:
     run = up.roadqa("run", "short.yaml").strip().splitlines()[-1]
-    wait_for(lambda: "attempt 1" in up.compose("logs", "trainer", capture=True), 300, "the first attempt of a training")
+    wait_for(lambda: "attempt 1" in up.compose("logs", "trainer", capture=True), "the first attempt", 300, 0.5)
     os.kill(int(up.inspect("trainer", "{{.State.Pid}}")), signal.SIGKILL)  # as a crash: `docker kill` would not restart
     print(up.roadqa("watch", run))
     report = json.loads(up.roadqa("report", run, "--json"))

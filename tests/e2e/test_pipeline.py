@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import redis
 
 from services.local import stack
 from tests.e2e.conftest import Stack
+from tests.waiting import wait_for
 
 MINI = Path(__file__).with_name("mini.yaml")
 ROWS = ["baseline", "prompt", "fine-tuned A", "fine-tuned B", "B fp4", "B awq"]
@@ -22,11 +22,11 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
     run = whole.roadqa("run", MINI).strip().splitlines()[-1]
 
     # Redis forgets everything while stages are under way
-    wait_for(lambda: running(whole, run), "a stage under way")
+    wait_for(lambda: running(whole, run), "a stage under way", 300, every=0.3)
     redis.Redis.from_url(whole.env["ROADQA_REDIS_URL"]).flushall()
 
     # the trainer's whole process tree dies in the middle of training; supervisord starts another
-    wait_for(lambda: trained(whole, run), "training under way")
+    wait_for(lambda: trained(whole, run), "training under way", 300, every=0.3)
     killed = kill_tree(whole, "trainer")
     assert killed >= 4, "worker, verb, launcher and ranks"
 
@@ -112,13 +112,6 @@ def kill_tree(whole: Stack, name: str) -> int:
         process.kill()
     psutil.wait_procs(tree, timeout=10)
     return len(tree)
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.3)
 
 
 def test_real_clips_train_predict_and_claim_no_more_than_they_show(

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from services.local.stack import ROOT, free_port, procfile, redis_server
 from shared.settings import Settings
-from tests.integration.test_core import wait_for
+from tests.waiting import wait_for
 
 
 class Processes:

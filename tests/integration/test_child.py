@@ -14,6 +14,7 @@ from shared.context import LocalContext
 from shared.contracts import EvaluateRecipe
 from shared.errors import InputError, RoadQAError, Stopped
 from shared.settings import settings
+from tests.waiting import wait_for
 
 MODULE = "tests.integration.sample_verb"
 
@@ -74,12 +75,12 @@ def test_nothing_of_a_stopped_child_is_left(
     monkeypatch.setenv("ROADQA_GRACE_SECONDS", "1.5")
     settings.cache_clear()
     ctx = LocalContext(tmp_path / "scratch")
-    threading.Thread(target=lambda: (wait_for(lambda: ctx.reports), ctx.stop())).start()
+    threading.Thread(target=lambda: (wait_for(lambda: ctx.reports, seconds=30), ctx.stop())).start()
     with pytest.raises(Stopped):
         give(order, child.once(MODULE), ctx)
     settings.cache_clear()
     pids = json.loads((tmp_path / "out" / "pids").read_text())
-    wait_for(lambda: not any(alive(pid) for pid in pids))
+    wait_for(lambda: not any(alive(pid) for pid in pids), seconds=30)
 
 
 def test_a_stop_on_the_heels_of_the_request_is_heard(give: Callable[..., dict[str, object]], tmp_path: Path) -> None:
@@ -108,10 +109,3 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)

@@ -12,7 +12,8 @@ from shared.lease import Board
 from shared.pipeline import make_plan, parse_pipeline
 from shared.settings import Settings
 from shared.store import Store
-from tests.integration.test_core import World, passing, wait_for
+from tests.integration.test_core import World, passing
+from tests.waiting import wait_for
 
 LABELLED = """
 name: labelled

@@ -7,7 +7,6 @@ offers go through the real broker.
 import base64
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from shared.schema import Choice, Clip, Origin, Question, write_rows
 from shared.settings import Settings
 from shared.stage import Worker
 from shared.store import Store
+from tests.waiting import wait_for
 
 PIPELINE = """
 name: core
@@ -421,10 +421,3 @@ def test_a_wake_up_that_is_lost_costs_no_run(world: Callable[[int], World], capl
     assert w.work(passing) == 1
     w.tick()
     assert w.runs.ended(started) == "complete"
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)

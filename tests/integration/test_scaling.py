@@ -22,7 +22,7 @@ from shared.settings import Settings
 from shared.store import Store
 from tests.integration.processes import OwnRedis, Processes, age, beats, metric
 from tests.integration.taught import sandbox_teacher, write_scene_rows
-from tests.integration.test_core import wait_for
+from tests.waiting import wait_for
 
 Process = subprocess.Popen[bytes]
 POLL_SECONDS = 0.2

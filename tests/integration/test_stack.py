@@ -12,7 +12,7 @@ import pytest
 
 from services.local import stack
 from shared import settings
-from tests.integration.test_core import wait_for
+from tests.waiting import wait_for
 
 SERVERS = ("redis", "store")
 #: A program and what it started; each writes down that it was asked to end.

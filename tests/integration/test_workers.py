@@ -11,7 +11,8 @@ from shared.lease import Board
 from shared.settings import Settings
 from shared.store import Store
 from tests.integration.processes import OwnRedis, Processes, age, beats, metric
-from tests.integration.test_core import World, wait_for
+from tests.integration.test_core import World
+from tests.waiting import wait_for
 
 BEAT = 0.3  #: seconds
 
