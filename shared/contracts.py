@@ -38,6 +38,7 @@ class LabelRecipe(Recipe):
     teacher: TeacherRecipe = TeacherRecipe()
     min_agreement: float = Field(0.6, ge=0, le=1)  #: share of usable votes that must agree
     extra_rounds: int = Field(2, ge=0, le=2)  #: fresh votes for inconsistent questions
+    answered: Literal["skip", "ask"] = "skip"  #: ask: also label questions that have an answer, to see how far to trust
     seed: Seed = 0
 
 
@@ -133,7 +134,7 @@ class Stage(NamedTuple):
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("label", 2, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", keeps_scratch=True),
+        Stage("label", 3, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", keeps_scratch=True),
         Stage("augment", 2, "augmenter", AugmentRecipe,
               {"data": Input("rows", clips=False)}, "rows", "data", keeps_scratch=True),
         Stage("train", 2, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),

@@ -75,8 +75,10 @@ class Vote(Frozen):
     prompt: str  #: prompt id, with version
     round: int
     choice: int | None  #: None where the teacher gave no usable answer
+    order: tuple[int, ...] = ()  #: the choice that was shown at each place
     reasoning: str
     problem: str | None = None
+    usd: float | None = None  #: what it cost when it was asked; None where the model has no price
 
 
 class Label(Frozen):

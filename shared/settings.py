@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     gemini_api_key: SecretStr = Field(SecretStr(""), description="key for Gemini")
     gemini_base_url: str = Field("", description="another server that speaks Gemini's protocol")
     teacher_in_flight: int = Field(32, gt=0, description="requests in flight at the teacher")
+    prices: Path | None = Field(None, description="table of the teachers' prices; None: shared/prices.yaml")
 
     trainer_processes: int = Field(0, ge=0, description="processes of one training; 0: one for each GPU, else 2")
     trainer_micro_batch: int = Field(0, ge=0, description="rows at once in one process; 0: 2 on a GPU, else all")

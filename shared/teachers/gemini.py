@@ -210,7 +210,8 @@ def _usage(response: types.GenerateContentResponse) -> Usage:
     meta = response.usage_metadata
     if meta is None:
         return Usage(calls=1)
-    return Usage(meta.prompt_token_count or 0, (meta.candidates_token_count or 0) + (meta.thoughts_token_count or 0), 1)
+    out = (meta.candidates_token_count or 0) + (meta.thoughts_token_count or 0)
+    return Usage(meta.prompt_token_count or 0, out, 1, meta.cached_content_token_count or 0)
 
 
 @contextlib.contextmanager

@@ -24,9 +24,10 @@ UNPAID: frozenset[str] = TRANSIENT | {"rejected"}
 class Usage(NamedTuple):
     """Tokens of one or more calls. Thinking counts as output, as it is billed."""
 
-    tokens_in: int = 0
+    tokens_in: int = 0  #: those from the service's cache included
     tokens_out: int = 0
     calls: int = 0
+    tokens_cached: int = 0
 
     def plus(self, other: "Usage") -> "Usage":
         return Usage(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
