@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,12 @@ from shared.contracts import TeacherRecipe
 from shared.errors import RoadQAError
 
 #: The service could not answer: these say nothing about the clip or the question.
-Transient = Literal["rate limited", "server", "timeout", "connection"]
-#: The service answered, but not with something that can be used.
-Final = Literal["blocked", "empty", "malformed", "rejected"]
-TRANSIENT: frozenset[str] = frozenset(("rate limited", "server", "timeout", "connection"))
+#: `stuck`: an uploaded clip did not become usable in time.
+Transient = Literal["rate limited", "server", "timeout", "connection", "stuck"]
+#: The service answered, but not with something that can be used. `cut off`: it ended before the answer did;
+#: `outside`: well formed, but not one of the choices.
+Final = Literal["blocked", "empty", "malformed", "cut off", "outside", "wrong language", "rejected"]
+TRANSIENT: frozenset[str] = frozenset(("rate limited", "server", "timeout", "connection", "stuck"))
 #: Cost nothing, and another time the service may answer: not kept.
 UNPAID: frozenset[str] = TRANSIENT | {"rejected"}
 
@@ -50,6 +53,7 @@ class TeacherError(RoadQAError):
         self.message = message
         self.retry_after = retry_after  #: seconds the service asked to wait
         self.usage = Usage()
+        self.reply: Reply | None = None  #: an answer that fits, though something about it is wrong
 
     @property
     def transient(self) -> bool:
@@ -65,10 +69,12 @@ class Request:
     prompt: str
     answer: type[BaseModel]  #: what the reply must look like
     clip: str | None = None  #: digest; None for a request without a video
+    seconds: float = 0.0  #: length of the clip; decides what is expected to be paid, not the answer
     order: tuple[int, ...] = ()  #: the choice shown at each place
     slot: int = 0
     round: int = 0
     seed: int = 0
+    language: str | None = None  #: ISO code of the language the prose is to be in; None: not looked at
 
     @cached_property
     def schema(self) -> dict[str, Any]:
@@ -87,12 +93,16 @@ class Request:
             "slot": self.slot,
             "round": self.round,
             "seed": self.seed,
+            "language": self.language,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 class Teacher(Protocol):
     """A multimodal model behind a network service."""
+
+    #: Every failed try by kind, those that another try made good included.
+    troubles: Counter[str]
 
     async def ask(self, request: Request, clip: Path | None) -> Reply:
         """Ask, and ask again within bounds where that may help.
