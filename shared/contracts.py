@@ -5,9 +5,9 @@ are not. Bump a stage's version in `STAGES` when its verb would give another res
 recipe: `make check` asks for it.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from shared.budget import VideoBudget
 from shared.prompts import SystemPrompt
@@ -23,13 +23,28 @@ class Recipe(Frozen):
 
 
 class TeacherRecipe(Recipe):
-    """A teacher model. Where its server is, and its key, are settings."""
+    """A teacher model. Where its server is, its key, its pace, and whether it is asked in batches are settings."""
 
-    provider: Literal["gemini"] = "gemini"
+    provider: Literal["gemini", "openai"] = "gemini"  #: openai: any server of that protocol, such as vLLM
     model: str = "gemini-2.5-pro"
     fps: float = Field(2.0, gt=0, le=24)  #: frames a second the teacher is asked to look at
+    video: Literal["clip", "frames"] = "clip"  #: frames: pictures, for an openai server that takes no video
+    media_resolution: Literal["default", "low", "medium", "high"] = "default"  #: of each frame; not for openai clips
     temperature: float = Field(0.7, ge=0, le=2)
-    thinking_budget: int = -1  #: tokens; -1 lets the model choose, 0 turns thinking off
+    thinking_budget: int = Field(-1, ge=-1)  #: tokens; -1 lets the model choose, 0 turns thinking off; gemini only
+    max_output_tokens: int = Field(8192, ge=64)  #: of one answer, thinking included; one cut off gets up to 4 times it
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.provider == "gemini" and self.video == "frames":
+            raise ValueError("video: frames is for provider openai; Gemini takes the clip and `fps`")
+        if self.provider == "openai" and self.thinking_budget != -1:
+            raise ValueError("thinking_budget is for provider gemini; set thinking at the openai server")
+        if self.provider == "openai" and self.video == "clip" and self.media_resolution != "default":
+            raise ValueError(
+                "media_resolution with provider openai needs video: frames; set it at the server otherwise"
+            )
+        return self
 
 
 class LabelRecipe(Recipe):

@@ -63,7 +63,20 @@ class Settings(BaseSettings):
 
     gemini_api_key: SecretStr = Field(SecretStr(""), description="key for Gemini")
     gemini_base_url: str = Field("", description="another server that speaks Gemini's protocol")
-    teacher_in_flight: int = Field(32, gt=0, description="requests in flight at the teacher")
+    openai_api_key: SecretStr = Field(
+        SecretStr(""), description="key for the OpenAI-compatible teacher, where it has one"
+    )
+    openai_base_url: str = Field(
+        "", description="address of the OpenAI-compatible teacher, such as http://host:8000/v1"
+    )
+    teacher_in_flight: int = Field(32, gt=0, description="requests in flight at the teacher, of one process")
+    teacher_requests_per_minute: int = Field(
+        0, ge=0, description="requests a minute that all processes together may send one teacher's server; 0: no limit"
+    )
+    teacher_tokens_per_minute: int = Field(
+        0, ge=0, description="tokens a minute (in and out) of all processes together at one server; 0: no limit"
+    )
+    teacher_batch: bool = Field(False, description="ask Gemini in batch jobs: half the price, answers within a day")
     prices: Path | None = Field(None, description="table of the teachers' prices; None: shared/prices.yaml")
 
     trainer_processes: int = Field(0, ge=0, description="processes of one training; 0: one for each GPU, else 2")
