@@ -6,7 +6,7 @@ resampled and tested, never the question. An outcome is 1 where the model chose 
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -79,15 +79,27 @@ def cluster_bootstrap(
     Plain percentiles hold the truth about 90% of the time at 10 to 20 recordings; expanding them as
     Student's t would mends that (Hesterberg 2015, "What teachers should know about the bootstrap").
     """
-    confidence, resamples, seed = settings or Settings()
     sums, sizes = _per_recording(values, recordings)
-    rng, count = np.random.default_rng(seed), len(sums)
-    means: list[np.ndarray] = []
+    return cluster_interval(np.stack([sums, sizes], axis=1), lambda drawn: drawn[:, 0] / drawn[:, 1], settings)
+
+
+def cluster_interval(
+    totals: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], settings: Settings | None = None
+) -> tuple[float, float]:
+    """Interval for a statistic of sums over recordings, by the bootstrap of `cluster_bootstrap`.
+
+    Args:
+        totals: [recordings, columns], what each recording adds to each sum.
+        statistic: [draws, columns], the sums of each draw → [draws].
+    """
+    confidence, resamples, seed = settings or Settings()
+    rng, count = np.random.default_rng(seed), len(totals)
+    found: list[np.ndarray] = []
     for start in range(0, resamples, step := max(1, _CHUNK // count)):
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start))
-        means.append((drawn @ sums) / (drawn @ sizes))
+        found.append(statistic(drawn @ totals))
     tail = _expanded_tail(count, confidence)
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
     return float(low), float(high)
 
 
