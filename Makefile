@@ -46,12 +46,21 @@ images: secrets ## every container image; DEVICE=cuda for NVIDIA GPUs, REGISTRY=
 	@$(COMPOSE) build $(IMAGES)
 
 push: ## the images to REGISTRY: make images push REGISTRY=registry.example.com/team
-	@: $(if $(REGISTRY),,$(error say where to: make images push REGISTRY=registry.example.com/team))
 	@$(COMPOSE) push $(IMAGES)
+
+# Asked before anything is built: half an hour later would be late.
+ifneq (,$(filter images push,$(MAKECMDGOALS)))
+DEVICE ?= cpu
+$(if $(filter cpu cuda,$(DEVICE)),,$(error DEVICE=$(DEVICE) is no build: say DEVICE=cpu or DEVICE=cuda))
+endif
+ifneq (,$(filter push,$(MAKECMDGOALS)))
+$(if $(REGISTRY),,$(error say where to: make images push REGISTRY=registry.example.com/team))
+endif
 
 COMPOSE = ROADQA_REVISION=$$(git rev-parse HEAD) $(if $(REGISTRY),ROADQA_REGISTRY=$(REGISTRY)/) \
 	$(if $(filter cuda,$(DEVICE)),ROADQA_DEVICE_SUFFIX=-cuda COMPOSE_FILE=compose.yaml:compose/compose.gpu.yml) docker compose
-IMAGES := conductor labeler augmenter trainer quantizer inference
+# One service for each image; store-volume builds that of conductor, set-up, teacher and CLI.
+IMAGES := store-volume labeler augmenter trainer quantizer inference
 
 up: setup ## start the local stack in the background
 	@$(SERVICES)/python -m services.local.stack up
