@@ -2,11 +2,15 @@
 
 `make secrets`. What is there stays: a second time changes nothing. To change a password, take its file away,
 run this again, then `docker compose up -d --force-recreate` (not Grafana's: docs/operations.md).
+
+Where images come ready from a registry nothing else is set up, so any Python 3.8 or later will do, on macOS too.
 """
 
+from __future__ import annotations
+
 import os
+import re
 import secrets
-import tomllib
 from pathlib import Path
 
 from shared.machine import vllm_lacks
@@ -48,11 +52,18 @@ def _write(path: Path, text: str) -> Path | None:
 
 def _env() -> str:
     example = (ROOT / "compose" / ".env.example").read_text(encoding="utf-8")
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    own = {"VERSION": version, "USER": f"{os.getuid() or _NOBODY}:{os.getgid() or _NOBODY}", "VLLM_LACKS": vllm_lacks()}
+    user = f"{os.getuid() or _NOBODY}:{os.getgid() or _NOBODY}"
+    own = {"VERSION": version(), "USER": user, "VLLM_LACKS": vllm_lacks()}
     for name, value in own.items():
         example = example.replace(f"ROADQA_{name}=\n", f"ROADQA_{name}={value}\n")
     return example
+
+
+def version() -> str:
+    """The project's, which is also its images' tag. Python has read TOML itself since 3.11 only."""
+    found = re.search(r'^version = "([^"]+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, "pyproject.toml gives no version"
+    return found.group(1)
 
 
 def main() -> None:

@@ -1,11 +1,17 @@
 """`make secrets`: random passwords where none are, and nothing that was there is touched."""
 
+import ast
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from scripts import secrets
 from services.local import stack
+from shared import machine
 
 
 @pytest.fixture
@@ -47,3 +53,45 @@ def test_only_the_owner_enters_the_folder_and_env_holds_no_password(made: Path) 
     env = (made / ".env").read_text()
     assert not [text for text in contents(made / "secrets").values() if len(text) > 20 and text in env]
     assert "ROADQA_VERSION=\n" not in env
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((secrets.ROOT / "pyproject.toml").read_text())["project"]
+    assert secrets.version() == project["version"]
+
+
+def test_where_linux_does_not_tell_the_processor_the_slow_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    assert machine.vllm_lacks() == "fp4,awq"
+    machine.CPUINFO.write_text("flags : sse2 avx512f\n")
+    assert machine.vllm_lacks() == "fp4"
+
+
+SOURCES = ("scripts/secrets.py", "shared/machine.py", "shared/__init__.py", "scripts/__init__.py")
+
+
+def test_an_old_python_reads_it_all() -> None:
+    """It may be the only one where images come ready from a registry."""
+    for source in SOURCES:
+        tree = ast.parse((secrets.ROOT / source).read_text(), feature_version=(3, 8))
+        imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        assert imported <= {"os", "re", "secrets"}, source
+
+
+@pytest.mark.parametrize("old", ["3.8", "3.9", "3.10"])
+def test_an_old_python_writes_the_secrets(old: str, tmp_path: Path) -> None:
+    python = shutil.which(f"python{old}")
+    works = python and subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+    if not works:
+        pytest.skip(f"no Python {old} here; this is {sys.version.split()[0]}")
+    for source in (*SOURCES, "compose/.env.example", "pyproject.toml"):
+        (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(secrets.ROOT / source, tmp_path / source)
+    done = subprocess.run(
+        [str(python), "-m", "scripts.secrets"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "files written" in done.stdout
+    assert f"ROADQA_VERSION={secrets.version()}\n" in (tmp_path / ".env").read_text()
