@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import psutil
 
+from tests.tools import DOCKER_CONFIG, STATE, UNPACKED
+
 ROOT = Path(__file__).resolve().parents[2]
-#: Images are kept here from one run to the next; outside the checkout, which builds are copied from.
-STATE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roadqa-containers"
 _START_SECONDS, _STOP_SECONDS = 60, 120
 _APT = "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"
 _SUITE, _PLUGIN_SUITE = "bookworm", "trixie"  # the first has an engine, but neither compose nor buildx
@@ -48,6 +48,22 @@ class Engine(NamedTuple):
         )  # fmt: skip
         return done.stdout or ""
 
+    @contextmanager
+    def reading(self, *words: str) -> Iterator[IO[bytes]]:
+        """What a `docker` command writes, as it comes.
+
+        Raises:
+            subprocess.CalledProcessError: it failed.
+        """
+        command = ["docker", *words]
+        with subprocess.Popen(command, env={**os.environ, **self.env}, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            yield process.stdout
+            while process.stdout.read(1 << 20):  # the end of a tar is padding, which its reader leaves
+                pass
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+
 
 @contextmanager
 def engine() -> Iterator[Engine]:
@@ -56,7 +72,7 @@ def engine() -> Iterator[Engine]:
         yield Engine({}, standins=False)
         return
     _install()
-    env = {"DOCKER_HOST": f"unix://{STATE}/docker.sock", "DOCKER_CONFIG": str(STATE / "config")}
+    env = {"DOCKER_HOST": f"unix://{STATE}/docker.sock", "DOCKER_CONFIG": str(DOCKER_CONFIG)}
     pid = STATE / "docker.pid"
     if not _answers(env):  # unless a killed run left one behind
         _stop(pid)
@@ -114,15 +130,15 @@ def _install() -> None:
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # no engine but our own
         subprocess.run([*_APT, "install", "-y", "--no-install-recommends", *missing], check=True, env=quiet)
     STATE.mkdir(parents=True, exist_ok=True)
-    plugins = STATE / "config" / "cli-plugins"
+    plugins = DOCKER_CONFIG / "cli-plugins"
     if not plugins.is_dir():
         _plugins(plugins)
 
 
 def _plugins(folder: Path) -> None:
-    """Unpack compose and buildx of a later Debian, without touching this one's packages."""
-    tree = STATE / "apt"
-    for name in ("state/lists/partial", "cache/archives/partial", "etc", "unpacked"):
+    """Unpack compose, buildx and promtool of a later Debian, without touching this one's packages."""
+    tree = UNPACKED.parent
+    for name in ("state/lists/partial", "cache/archives/partial", "etc", UNPACKED.name):
         (tree / name).mkdir(parents=True, exist_ok=True)
     signed = "/usr/share/keyrings/debian-archive-keyring.gpg"
     (tree / "etc/sources.list").write_text(f"deb [signed-by={signed}] {_MIRROR} {_PLUGIN_SUITE} main\n")
@@ -131,11 +147,11 @@ def _plugins(folder: Path) -> None:
                f"Dir::State::status={tree}/state/status", f"Dir::Cache={tree}/cache"]  # fmt: skip
     apt = [*_APT, *(word for option in options for word in ("-o", option))]
     subprocess.run([*apt, "update"], check=True)
-    subprocess.run([*apt, "download", "docker-compose", "docker-buildx"], check=True, cwd=tree)
+    subprocess.run([*apt, "download", "docker-compose", "docker-buildx", "promtool"], check=True, cwd=tree)
     for package in tree.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", str(package), str(tree / "unpacked")], check=True)
+        subprocess.run(["dpkg-deb", "-x", str(package), str(UNPACKED)], check=True)
     folder.mkdir(parents=True)
-    for plugin in (tree / "unpacked").glob("usr/libexec/docker/cli-plugins/*"):
+    for plugin in UNPACKED.glob("usr/libexec/docker/cli-plugins/*"):
         shutil.copy(plugin, folder)
 
 

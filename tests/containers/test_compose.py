@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.secrets import version
+from tests.containers import layers
 from tests.containers.engine import ROOT, STATE, Engine, engine, packages_served, standins
 from tests.waiting import wait_for
 
 WORKERS = ("labeler", "augmenter", "trainer", "quantizer", "inference")
-IMAGES = ("conductor", *WORKERS)
+IMAGES = ("store-volume", *WORKERS)  #: who builds them
 PIPELINE = {
     "name": "short",
     "video": {"fps": 2, "tokens_per_patch": 6, "max_frames": 8},
@@ -73,6 +75,12 @@ class Project:
         container = self.compose("ps", "-q", service, capture=True).strip()
         return self.engine.docker("inspect", "-f", what, container, capture=True).strip()
 
+    @property
+    def passwords(self) -> list[str]:
+        """The random ones; a user's name may stand anywhere."""
+        texts = [path.read_text() for path in (self.folder / "compose" / "secrets").iterdir()]
+        return [text for text in texts if len(text) > 20]
+
 
 @pytest.fixture(scope="session")
 def project() -> Iterator[Project]:
@@ -108,9 +116,7 @@ def base_images(env: Path) -> dict[str, str]:
 
 def override() -> dict[str, Any]:
     """What stand-ins need beside the project's own compose file."""
-    services: dict[str, Any] = {
-        name: {"build": {"network": "host"}} for name in (*IMAGES, "store-volume", "setup", "teacher", "cli")
-    }
+    services: dict[str, Any] = {name: {"build": {"network": "host"}} for name in IMAGES}
     services["store"] = {"secrets": ["roadqa_s3_access_key", "roadqa_s3_secret_key"]}
     services["setup"]["command"] = ["--bucket-only"]  # SeaweedFS has no MinIO admin API
     return {"services": services}
@@ -134,22 +140,37 @@ def test_an_image_holds_no_secret_and_runs_as_nobody(images: Project, name: str)
     image = yaml.safe_load(images.compose("config", capture=True))["services"][name]["image"]
     (config,) = json.loads(images.engine.docker("image", "inspect", image, capture=True))
     assert config["Config"]["User"] == "10001:10001"
-    assert config["Config"]["Labels"]["org.opencontainers.image.version"] == image.split(":")[1]
-    history = images.engine.docker("history", "--no-trunc", image, capture=True) + json.dumps(config)
-    secrets = [path.read_text() for path in (images.folder / "compose" / "secrets").iterdir()]
-    assert not [secret for secret in secrets if len(secret) > 20 and secret in history]
+    assert config["Config"]["Labels"]["org.opencontainers.image.version"] == image.split(":")[1] == version()
+    told = images.engine.docker("history", "--no-trunc", image, capture=True) + json.dumps(config)
+    assert not [password for password in images.passwords if password in told]
+    with images.engine.reading("save", image) as saved:
+        assert layers.found(saved, images.passwords) == set()
 
 
-@pytest.mark.parametrize("name", IMAGES)
-def test_a_container_is_hardened_and_healthy(up: Project, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "user"),
+    [("redis", "999:999"), ("store", "10001:10001"), *((name, "10001:10001") for name in ("conductor", *WORKERS))],
+)
+def test_a_container_is_hardened_and_healthy(up: Project, name: str, user: str) -> None:
     said = json.loads(up.inspect(name, "{{json .}}"))
     host = said["HostConfig"]
     assert host["ReadonlyRootfs"]
     assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
     assert host["Memory"] > 0
+    assert 0 < host["PidsLimit"] <= 2048
+    assert not host["Privileged"]
+    assert said["Config"]["User"] == user
+    assert running_as(up, name) == {int(user.split(":")[0])}
     assert said["State"]["Health"]["Status"] == "healthy"
-    secrets = [path.read_text() for path in (up.folder / "compose" / "secrets").iterdir()]
-    assert not [s for s in secrets if len(s) > 20 and s in json.dumps(said)]  # neither in arguments nor in variables
+    assert not [password for password in up.passwords if password in json.dumps(said)]  # no argument, no variable
+
+
+def running_as(up: Project, name: str) -> set[int]:
+    """The users of the container's processes, as the kernel has them."""
+    container = up.compose("ps", "-q", name, capture=True).strip()
+    listed = up.engine.docker("top", container, "-eo", "pid,uid", capture=True)
+    return {int(line.split()[1]) for line in listed.splitlines()[1:]}
 
 
 def test_the_pipeline_survives_a_killed_trainer(up: Project) -> None:
@@ -172,7 +193,7 @@ def test_a_backup_restored_into_an_empty_stack_holds_every_run(up: Project) -> N
     before = json.loads(up.roadqa("status", "--json"))
     up.compose("stop", "--timeout", "20")
     tar = ["run", "--rm", "--user", "0", "--entrypoint", "tar", "-v", "roadqa-test_store:/data",
-           "-v", f"{up.folder}:/backup", "roadqa-services:0.1.0", "-C", "/data"]  # fmt: skip
+           "-v", f"{up.folder}:/backup", f"roadqa-services:{version()}", "-C", "/data"]  # fmt: skip
     up.engine.docker(*tar, "-cf", "/backup/store.tar", ".")
     up.remove()
     up.compose("up", "--no-start", "--no-build")

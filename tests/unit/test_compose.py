@@ -1,7 +1,10 @@
 """What every service of the compose files must have; each rule is shown to catch a planted fault."""
 
 import copy
+import json
 import re
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,24 +15,27 @@ import yaml
 
 from scripts import secrets
 from services.conductor.metrics import Metrics, snapshot
+from tests.tools import compose
 
-COMPOSE = Path(__file__).parents[2] / "compose"
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "compose"
 Services = dict[str, dict[str, Any]]
 
-
-#: The folder that each file's relative paths are from: its own where it is included, the root's where it is added.
-FILES = {"docker-compose": COMPOSE, "compose.observability": COMPOSE.parent}
+FILES = ("docker-compose", "compose.observability", "compose.gpu.observability")
 
 
-def of_both(part: str) -> dict[str, Any]:
-    """This part of the compose file and of the one for observability."""
-    files = [yaml.safe_load((COMPOSE / f"{name}.yml").read_text()) for name in FILES]
-    return {name: one for file in files for name, one in file[part].items()}
+def of_all(part: str) -> dict[str, Any]:
+    """This part of the compose files, but of compose.gpu.yml, which only adds to services of the first."""
+    merged: dict[str, Any] = {}
+    for file in FILES:
+        for name, one in (yaml.safe_load((COMPOSE / f"{file}.yml").read_text()).get(part) or {}).items():
+            merged[name] = {**merged.get(name, {}), **one}
+    return merged
 
 
 @pytest.fixture(scope="module")
 def services() -> Services:
-    return of_both("services")
+    return of_all("services")
 
 
 def unhardened(services: Services) -> list[str]:
@@ -63,7 +69,7 @@ def unwatched(services: Services) -> list[str]:
 
 def dockerfile(service: dict[str, Any]) -> str:
     build = service.get("build")
-    return (COMPOSE.parent / build["dockerfile"]).read_text() if build else ""
+    return (ROOT / build["dockerfile"]).read_text() if build else ""
 
 
 def exposed(services: Services) -> list[str]:
@@ -141,10 +147,9 @@ def test_every_secret_is_a_file_that_make_secrets_writes(services: Services, tmp
     """Nothing starts on a known password: without these files nothing starts at all."""
     secrets.write(tmp_path / "secrets", tmp_path / ".env")
     written = {path.name for path in (tmp_path / "secrets").iterdir()}
-    assert of_both("secrets").keys() == written
-    for file, folder in FILES.items():
-        for name, one in yaml.safe_load((COMPOSE / f"{file}.yml").read_text())["secrets"].items():
-            assert folder / one["file"] == COMPOSE / "secrets" / name
+    assert {name: ROOT / one["file"] for name, one in of_all("secrets").items()} == {
+        name: COMPOSE / "secrets" / name for name in written
+    }
     assert {secret for one in services.values() for secret in one.get("secrets", [])} == written
 
 
@@ -158,8 +163,103 @@ def test_alerts_and_dashboard_ask_for_nothing_that_the_conductor_does_not_show(n
     assert asked <= shown
 
 
-@pytest.mark.parametrize(("file", "folder"), FILES.items())
-def test_what_is_mounted_from_the_checkout_is_there(file: str, folder: Path) -> None:
-    services = yaml.safe_load((COMPOSE / f"{file}.yml").read_text())["services"]
-    mounted = [volume.split(":")[0] for one in services.values() for volume in one.get("volumes", [])]
-    assert [source for source in mounted if source.startswith("./") and not (folder / source).exists()] == []
+def test_an_image_is_built_by_one_service(services: Services) -> None:
+    """Two that build one name at once fail where the engine keeps images in containerd's store."""
+    built = [one["image"] for one in services.values() if "build" in one]
+    assert len(built) == len(set(built)) == 6
+    ours = {name for name, one in services.items() if "roadqa-" in one["image"] and "build" not in one}
+    assert ours
+    assert {services[name]["image"] for name in ours} <= set(built)
+    assert {services[name]["pull_policy"] for name in ours} == {"never"}
+
+
+def test_who_uses_an_image_waits_for_who_brings_it(services: Services) -> None:
+    """But for the teacher, which nobody starts alone."""
+
+    def awaited(name: str) -> set[str]:
+        direct = set(services[name].get("depends_on") or {})
+        return direct.union(*map(awaited, direct))
+
+    brought = {one["image"]: name for name, one in services.items() if "build" in one}
+    users = {name: brought[one["image"]] for name, one in services.items() if one.get("pull_policy") == "never"}
+    assert {name for name, bringer in users.items() if bringer not in awaited(name)} == {"teacher"}
+
+
+@pytest.mark.parametrize("worker", ["trainer", "quantizer", "inference"])
+def test_an_image_with_triton_has_the_compiler_that_triton_calls(worker: str) -> None:
+    folder = ROOT / "workers" / worker
+    assert "\ntriton==" in (folder / "requirements-cuda.txt").read_text()
+    last_stage = (folder / "Dockerfile").read_text().split("\nFROM ")[-1]
+    assert re.search(r"apt-get install .*\b(gcc|g\+\+)", last_stage)
+
+
+# --- the files together, as Compose reads them -------------------------------------------------------
+
+ALL = ("compose.yaml", "compose/compose.gpu.yml", "compose/compose.observability.yml",
+       "compose/compose.gpu.observability.yml")  # fmt: skip
+
+
+class Checkout:
+    """What Compose reads of the project, with `.env` and secrets."""
+
+    def __init__(self, folder: Path) -> None:
+        self._env, self.folder = compose(), folder
+        shutil.copytree(COMPOSE, folder / "compose", ignore=shutil.ignore_patterns("secrets"))
+        shutil.copy(ROOT / "compose.yaml", folder)
+        secrets.write(folder / "compose" / "secrets", folder / ".env")
+        (folder / "data").mkdir()
+
+    def config(self, *files: str, **env: str) -> Services:
+        listed = {"COMPOSE_FILE": ":".join(files)} if files else {}
+        done = subprocess.run(
+            ["docker", "compose", "--profile", "*", "config", "--format", "json"], cwd=self.folder,
+            env={**self._env, **listed, **env}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found: Services = json.loads(done.stdout)["services"]
+        return found
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def sources(services: Services) -> set[Path]:
+    """What is mounted from the checkout."""
+    mounts = [mount for one in services.values() for mount in one.get("volumes", [])]
+    return {Path(mount["source"]) for mount in mounts if mount["type"] == "bind"}
+
+
+def test_all_files_together_are_the_cuda_builds_with_the_gpus(checkout: Checkout) -> None:
+    services = checkout.config(*ALL, ROADQA_DEVICE_SUFFIX="-cuda")
+    wanted = {"trainer", "quantizer", "inference", "dcgm-exporter"}
+    for name, one in services.items():
+        devices = one["deploy"]["resources"].get("reservations", {}).get("devices", [])
+        assert [device["driver"] for device in devices] == (["nvidia"] if name in wanted else []), name
+        assert all(device["count"] == -1 and "gpu" in device["capabilities"] for device in devices)
+        if name in wanted - {"dcgm-exporter"}:
+            assert one["build"]["args"]["DEVICE"] == "cuda"
+            assert one["image"].endswith("-cuda")
+        else:
+            assert "DEVICE" not in one.get("build", {}).get("args", {}), name
+            assert not one["image"].endswith("-cuda"), name
+        assert {"memory", "pids"} <= one["deploy"]["resources"]["limits"].keys(), name
+    assert services["cli"]["environment"]["ROADQA_VLLM_LACKS"] == ""
+    assert {source for source in sources(services) if not source.exists()} == set()
+    prometheus = {mount["target"] for mount in services["prometheus"]["volumes"]}
+    assert prometheus == {"/prometheus", "/etc/prometheus", "/etc/prometheus-more/gpu.yml"}
+
+
+def test_without_a_word_about_gpus_there_are_none(checkout: Checkout) -> None:
+    services = checkout.config()
+    assert "nvidia" not in json.dumps(services)
+    assert {source for source in sources(services) if not source.exists()} == set()
+
+
+@pytest.mark.parametrize("given", ["clips", "./clips", "{root}/clips"])
+def test_a_relative_folder_of_data_is_found_from_the_root(checkout: Checkout, given: str) -> None:
+    services = checkout.config(ROADQA_DATA=given.format(root=checkout.folder))
+    (mount,) = services["cli"]["volumes"]
+    assert Path(mount["source"]) == checkout.folder / "clips"
+    assert not mount.get("bind", {}).get("create_host_path")
