@@ -14,12 +14,12 @@ from shared.contracts import TeacherRecipe
 from shared.errors import RoadQAError
 
 #: The service could not answer: these say nothing about the clip or the question.
-#: `stuck`: an uploaded clip did not become usable in time.
-Transient = Literal["rate limited", "server", "timeout", "connection", "stuck"]
+#: `stuck`: an uploaded clip did not become usable in time; `lost`: a batch job ended without this answer.
+Transient = Literal["rate limited", "server", "timeout", "connection", "stuck", "lost"]
 #: The service answered, but not with something that can be used. `cut off`: it ended before the answer did;
 #: `outside`: well formed, but not one of the choices.
 Final = Literal["blocked", "empty", "malformed", "cut off", "outside", "wrong language", "rejected"]
-TRANSIENT: frozenset[str] = frozenset(("rate limited", "server", "timeout", "connection", "stuck"))
+TRANSIENT: frozenset[str] = frozenset(("rate limited", "server", "timeout", "connection", "stuck", "lost"))
 #: Cost nothing, and another time the service may answer: not kept.
 UNPAID: frozenset[str] = TRANSIENT | {"rejected"}
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from shared.teachers.teacher import Reply, TeacherError, Usage
 
-#: Tries in all of what a fresh sample may mend, or a second upload.
-SAMPLES = {"empty": 3, "malformed": 3, "outside": 3, "cut off": 3, "wrong language": 2, "stuck": 2}
+#: Answers that a fresh sample may mend, with the tries in all that they get.
+SAMPLES = {"empty": 3, "malformed": 3, "outside": 3, "cut off": 3, "wrong language": 2}
+#: What costs hours each time: a clip uploaded anew, a batch job submitted anew.
+REPEATS = {"stuck": 2, "lost": 3}
 MORE_ROOM = 2  #: an answer that was cut off may be this many times as long at its next try
 
 
@@ -24,7 +26,7 @@ class Patience:
 
 
 class Tries:
-    """The tries of one request: `failed` says whether there is another, and what it should be like."""
+    """The tries of one request: `failed` says whether there is another, the properties what it should be like."""
 
     def __init__(self, patience: Patience, troubles: Counter[str]) -> None:
         self._patience, self._troubles = patience, troubles
@@ -34,16 +36,12 @@ class Tries:
     @property
     def sample(self) -> int:
         """Answers so far that could not be used: a fresh seed may give a better one."""
-        return self._kinds.total() - self._transient
+        return sum(self._kinds[kind] for kind in SAMPLES)
 
     @property
     def room(self) -> int:
         """How many times the recipe's output tokens the next answer may have."""
         return int(MORE_ROOM ** self._kinds["cut off"])
-
-    @property
-    def _transient(self) -> int:
-        return self._kinds["transient"]
 
     def reply(self, reply: Reply) -> Reply:
         """The reply, with what all tries cost."""
@@ -56,28 +54,32 @@ class Tries:
             TeacherError: this one, with what all tries cost, where no other may help.
         """
         self._troubles[error.kind] += 1
-        self._kinds["transient" if error.transient and error.kind != "stuck" else error.kind] += 1
-        before, self.usage = self.usage, self.usage.plus(error.usage)
+        self._kinds[error.kind] += 1
         if self._again(error):
+            self.usage = self.usage.plus(error.usage)
             return None
-        if error.reply is not None:  # a choice made in another language is a choice all the same
-            return error.reply._replace(usage=before.plus(error.usage))
-        error.usage = self.usage
+        if error.reply is not None:  # a choice that was argued for in another language is a choice all the same
+            return self.reply(error.reply)
+        error.usage = self.usage.plus(error.usage)
         raise error
 
     def _again(self, error: TeacherError) -> bool:
         if (error.retry_after or 0) > self._patience.longest_wait_s or self._kinds.total() >= self._patience.tries:
             return False
-        if error.kind in SAMPLES:
-            return self._kinds[error.kind] < SAMPLES[error.kind]
-        return error.transient
+        bounds = SAMPLES | REPEATS
+        return self._kinds[error.kind] < bounds[error.kind] if error.kind in bounds else error.transient
 
     def wait_s(self, error: TeacherError) -> float:
-        """Seconds to wait before the next try, where the service did not say: full jitter over a doubling bound.
-
-        Source: "Exponential backoff and jitter", AWS Architecture Blog.
-        """
-        if not error.transient or error.kind == "stuck":
+        """Seconds to wait before the next try, where the service did not say."""
+        if not error.transient or error.kind in REPEATS:
             return 0.0
-        bound = min(self._patience.longest_wait_s, self._patience.backoff_s * 2.0 ** (self._transient - 1))
-        return random.uniform(0.1, 1.0) * bound
+        return backoff(self._kinds.total() - self.sample - 1, self._patience.backoff_s, self._patience.longest_wait_s)
+
+
+def backoff(attempt: int, base: float, cap: float) -> float:
+    """Seconds to wait after the failed `attempt` (0, 1, …): full jitter over a doubling bound.
+
+    Source: "Exponential backoff and jitter", AWS Architecture Blog.
+    """
+    bound: float = min(cap, base * 2**attempt)
+    return random.uniform(0.1, 1.0) * bound
