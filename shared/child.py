@@ -23,7 +23,7 @@ from typing import IO, Any
 import psutil
 
 from shared import errors
-from shared.context import Context, FolderScratch, Scratch, Verb
+from shared.context import Context, FolderScratch, LocalPurse, Scratch, Verb
 from shared.schema import Frozen
 from shared.settings import settings
 from shared.store import StoreScratch, store
@@ -207,6 +207,7 @@ def resident(module: str) -> Verb:
 class _ChildContext:
     def __init__(self, tell: Callable[[dict[str, Any]], None], scratch: Scratch) -> None:
         self.scratch = scratch
+        self.purse = LocalPurse()  # what runs in a child asks no teacher
         self.stopping = False
         self._tell = tell
 

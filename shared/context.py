@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from shared.errors import LimitReachedError
+
 
 class Scratch(Protocol):
     """Durable bytes by key that outlive the process. Put if absent: the first bytes under a key stay."""
@@ -33,11 +35,30 @@ class Scratch(Protocol):
     def drop_folder(self, name: str) -> None: ...
 
 
+class Purse(Protocol):
+    """What requests that cost money are paid from. Amounts are US dollars."""
+
+    def reserve(self, usd: float) -> None:
+        """Set aside what a request is expected to cost, before it is made.
+
+        Raises:
+            LimitReachedError: the run may spend no more (`shared/errors.py`).
+        """
+        ...
+
+    def settle(self, reserved: float, usd: float) -> None:
+        """Pay what it did cost, and give back what was reserved."""
+        ...
+
+
 class Context(Protocol):
     """Given to every verb."""
 
     @property
     def scratch(self) -> Scratch: ...
+
+    @property
+    def purse(self) -> Purse: ...
 
     @property
     def stopping(self) -> bool:
@@ -101,11 +122,27 @@ class FolderScratch:
         shutil.rmtree(self._folders / name, ignore_errors=True)
 
 
+class LocalPurse:
+    """A purse for one process alone."""
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit, self.spent = limit, 0.0  #: US dollars
+
+    def reserve(self, usd: float) -> None:
+        if self.limit is not None and self.spent + usd > self.limit:
+            raise LimitReachedError(f"the limit of ${self.limit:g} is reached: ${self.spent:.4f} are spent")
+        self.spent += usd
+
+    def settle(self, reserved: float, usd: float) -> None:
+        self.spent += usd - reserved
+
+
 class LocalContext:
     """A context without a stage round it. `stop()` asks the verb to stop."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch: Scratch = FolderScratch(scratch)
+        self.purse: Purse = LocalPurse()
         self.stopping = False
         self.reports: list[tuple[float, float, str, dict[str, float | str]]] = []
 

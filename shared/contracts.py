@@ -47,6 +47,10 @@ class TeacherRecipe(Recipe):
         return self
 
 
+#: Requests of one round on one question: five votes and their verification.
+LABEL_CALLS = 6
+
+
 class LabelRecipe(Recipe):
     """Five prompts, one cross-verification, consensus."""
 
@@ -143,15 +147,15 @@ class Stage(NamedTuple):
     inputs: dict[str, Input]
     output: Kind
     fan_out: str | None = None
-    keeps_scratch: bool = False  #: a teacher's journal stays: its answers were paid for
+    asks_teacher: bool = False  #: costs money; its journal is for all tasks, and stays: the answers were paid for
 
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("label", 3, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", keeps_scratch=True),
+        Stage("label", 3, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", asks_teacher=True),
         Stage("augment", 2, "augmenter", AugmentRecipe,
-              {"data": Input("rows", clips=False)}, "rows", "data", keeps_scratch=True),
+              {"data": Input("rows", clips=False)}, "rows", "data", asks_teacher=True),
         Stage("train", 2, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
         Stage("quantize", 2, "quantizer", QuantizeRecipe,
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),

@@ -42,5 +42,9 @@ class NotInStoreError(StoreError):
     """An object that was asked for does not exist."""
 
 
+class LimitReachedError(RoadQAError):
+    """The run may spend no more. Its work so far is kept, and goes on once the limit is raised."""
+
+
 class Stopped(RoadQAError):  # noqa: N818 - not a failure: the work was asked to stop and is kept in scratch
     """The verb stopped because `ctx.stopping` was set; what it had is in scratch."""

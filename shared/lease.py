@@ -5,6 +5,7 @@ Keys (every one has a TTL but `epoch`):
     offer:<task>     a message for this task is out
     stop:<task>      nobody wants this task any more
     progress:<task>  how far the owner is (JSON)
+    spent:<run>      US dollars spent and reserved, where a run has a limit
     dirty            list that wakes the conductor
     epoch            lost when Redis lost its memory
     quiet            Redis lost its memory a moment ago
@@ -26,6 +27,7 @@ from shared.settings import REDIS_SECONDS, Settings, settings
 
 _DIRTY_SECONDS = 60
 _PROGRESS_SECONDS = 120
+_SPENT_SECONDS = 600
 
 #: Keeps the lease alive: renews ours, re-creates a vanished one, leaves another owner's alone.
 _RENEW = """
@@ -34,6 +36,16 @@ if owner and owner ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
+#: Sets money aside: 1 done, 0 over the limit, -1 where the sum is not known.
+_RESERVE = """
+local spent = redis.call('GET', KEYS[1])
+if not spent then return -1 end
+if tonumber(spent) + tonumber(ARGV[1]) > tonumber(ARGV[2]) then return 0 end
+redis.call('INCRBYFLOAT', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+_SETTLE = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('INCRBYFLOAT', KEYS[1], ARGV[1]) end"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end"
 
 
@@ -60,6 +72,8 @@ class Board:
             ) from None
         self._renew = self.redis.register_script(_RENEW)
         self._release = self.redis.register_script(_RELEASE)
+        self._reserve = self.redis.register_script(_RESERVE)
+        self._settle = self.redis.register_script(_SETTLE)
 
     def ping(self) -> None:
         """Raises BrokerError with what to do."""
@@ -126,6 +140,25 @@ class Board:
             return {}
         found = cast(list[str | None], self.redis.mget([f"progress:{task}" for task in tasks]))
         return {task: json.loads(value) for task, value in zip(tasks, found, strict=True) if value}
+
+    # --- money -----------------------------------------------------------------------------------
+
+    def reserve(self, run: str, usd: float, limit: float) -> bool | None:
+        """Set `usd` aside; False where that passes the limit, None where the sum is not known: `seed_spent`."""
+        answer = int(self._reserve(keys=[f"spent:{run}"], args=[usd, limit, _SPENT_SECONDS]))
+        return None if answer < 0 else bool(answer)
+
+    def settle(self, run: str, usd: float) -> None:
+        """Correct the sum by `usd`, which is negative where less was paid than reserved."""
+        self._settle(keys=[f"spent:{run}"], args=[usd])
+
+    def seed_spent(self, run: str, usd: float) -> None:
+        """Say what has been spent, unless another worker did."""
+        self.redis.set(f"spent:{run}", usd, nx=True, ex=_SPENT_SECONDS)
+
+    def forget_spent(self, run: str) -> None:
+        """Let the sum be made anew from the store."""
+        self.redis.delete(f"spent:{run}")
 
     # --- waking the conductor ----------------------------------------------------------------------
 

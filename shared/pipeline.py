@@ -48,6 +48,12 @@ class SubmissionSpec(Frozen):
     engine: Engine = "auto"
 
 
+class Limits(Frozen):
+    """Where a run pauses."""
+
+    teacher_usd: float | None = Field(None, gt=0, allow_inf_nan=False)  #: US dollars that its teacher may cost
+
+
 class Pipeline(Frozen):
     """A pipeline file. `data` values are dataset names, or a mapping that says what to import."""
 
@@ -59,6 +65,7 @@ class Pipeline(Frozen):
     steps: dict[str, dict[str, Any]] = {}
     report: ReportSpec | None = None
     submission: SubmissionSpec | None = None
+    limits: Limits = Limits()
 
 
 class _Loader(yaml.SafeLoader):
@@ -143,6 +150,7 @@ class Plan(Frozen):
     test: str | None = None
     submission: str | None = None  #: predict node
     submission_data: str | None = None
+    limits: Limits = Limits()
 
 
 class Made(NamedTuple):
@@ -338,4 +346,5 @@ def make_plan(
         test=report.test if report else None,
         submission=predict,
         submission_data=submission.data if submission else None,
+        limits=pipeline.limits,
     )

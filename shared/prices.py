@@ -1,5 +1,6 @@
 """What a teacher's tokens cost, from a table in a file with a date."""
 
+import math
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -7,11 +8,16 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
+from shared.contracts import TeacherRecipe
 from shared.errors import UsageError
 from shared.schema import Frozen
 from shared.settings import settings
 
 TABLE = Path(__file__).with_name("prices.yaml")
+FRAME_TOKENS = 258  #: a frame at medium resolution (ai.google.dev/gemini-api/docs/video-understanding)
+CHARS_PER_TOKEN = 4  #: of English (ai.google.dev/gemini-api/docs/tokens)
+ANSWER_TOKENS = 600  #: an answer with its reasoning: assumed
+THINKING_TOKENS = 1000  #: where the model may choose: assumed
 _MILLION = 1_000_000
 
 
@@ -52,6 +58,13 @@ class Prices(Frozen):
         rate = price.long if price.long is not None and tokens_in > price.long.above else price
         full = (tokens_in - cached) * rate.input + cached * rate.cached + tokens_out * rate.output
         return full * (self.batch if batch else 1) / _MILLION
+
+
+def expected_tokens(seconds: float, teacher: TeacherRecipe, prompt_chars: int) -> tuple[int, int]:
+    """Tokens in and out that one request about a clip is expected to take, before any was made."""
+    frames = math.ceil(seconds * teacher.fps)
+    thinking = THINKING_TOKENS if teacher.thinking_budget < 0 else teacher.thinking_budget
+    return frames * FRAME_TOKENS + math.ceil(prompt_chars / CHARS_PER_TOKEN), ANSWER_TOKENS + thinking
 
 
 @lru_cache(maxsize=1)

@@ -109,6 +109,7 @@ class RunState(Frozen):
 
     nodes: tuple[NodeState, ...]
     cancelled: bool = False
+    paused: bool = False  #: at its limit: what costs money waits
 
     @property
     def complete(self) -> bool:
@@ -116,8 +117,13 @@ class RunState(Frozen):
 
     @property
     def open(self) -> list[Task]:
-        """Tasks that can be worked on now, in the order of the plan."""
+        """Tasks that have neither a result nor died, in the order of the plan."""
         return [task for state in self.nodes for task in state.open]
+
+    @property
+    def workable(self) -> list[Task]:
+        """Tasks that can be worked on now."""
+        return [task for task in self.open if not (self.paused and STAGES[task.stage].asks_teacher)]
 
     @property
     def stuck(self) -> bool:
@@ -126,6 +132,12 @@ class RunState(Frozen):
 
     def node(self, name: str) -> NodeState:
         return next(state for state in self.nodes if state.node.name == name)
+
+
+class Paused(Frozen):
+    """A run that may spend no more."""
+
+    limit: float  #: US dollars
 
 
 class Runs:
@@ -191,7 +203,41 @@ class Runs:
             states.append(NodeState(node=node, tasks=tuple(tasks), results=results, dead=dead))
             if states[-1].complete:
                 outputs[node.name] = states[-1].artifacts
-        return RunState(nodes=tuple(states), cancelled=self._store.exists(f"runs/{run}/cancelled"))
+        cancelled = self._store.exists(f"runs/{run}/cancelled")
+        return RunState(nodes=tuple(states), cancelled=cancelled, paused=self.paused(run))
+
+    # --- money -----------------------------------------------------------------------------------
+
+    def limit(self, run: str) -> float | None:
+        """US dollars that the run's teacher may cost: the pipeline file's limit, or what it was changed to."""
+        changed = self._store.find(f"runs/{run}/limit")
+        return float(changed) if changed is not None else self.plan(run).limits.teacher_usd
+
+    def set_limit(self, run: str, usd: float) -> None:
+        self._store.write(f"runs/{run}/limit", repr(usd).encode())
+
+    def pause(self, run: str, limit: float) -> None:
+        self._store.write(f"runs/{run}/paused", Paused(limit=limit).model_dump_json().encode())
+
+    def paused(self, run: str) -> bool:
+        """Whether the run has reached its limit, and that has not been raised since."""
+        found = self._store.find(f"runs/{run}/paused")
+        if found is None:
+            return False
+        limit = self.limit(run)
+        return limit is not None and limit <= Paused.model_validate_json(found).limit
+
+    def spent(self, run: str, state: RunState | None = None) -> float:
+        """US dollars that the run's tasks have cost, whichever run asked for them first."""
+        nodes = [n for n in (state or self.state(run)).nodes if STAGES[n.node.stage].asks_teacher]
+        tasks = {task.key: n.node.recipe_hash for n in nodes for task in n.tasks or ()}
+        names = {name for recipe in set(tasks.values()) for name in self._store.keys(f"spent/{recipe}/")}
+        wanted = [name for name in names if name.removeprefix("spent/").rsplit("/", 1)[0] in tasks]
+        return sum(float(json.loads(self._store.read(name))["usd"]) for name in wanted)
+
+    def keep_spent(self, task: str, owner: str, usd: float) -> None:
+        """What one attempt has paid so far."""
+        self._store.write(f"spent/{task}/{owner}", canonical({"usd": usd}))
 
     def _found(self, prefix: str, keys: set[str]) -> dict[str, Result]:
         present = {key.removeprefix("results/") for key in self._store.keys(prefix)} & keys

@@ -13,16 +13,19 @@ from typing import Any
 import redis
 from celery import signals
 
-from shared.context import Scratch, Verb
+from shared.context import LocalPurse, Purse, Scratch, Verb
 from shared.contracts import STAGES
-from shared.errors import RoadQAError, Stopped
+from shared.errors import LimitReachedError, RoadQAError, Stopped
 from shared.lease import Board, Heartbeat, board
-from shared.run import Result, Task
+from shared.purse import RunPurse
+from shared.run import Result, Runs, Task
 from shared.settings import Settings, settings
 from shared.store import Lineage, Store, StoreScratch, canonical, store
 
 log = logging.getLogger(__name__)
 
+#: One journal for all that asks a teacher: no part, run or recipe pays again for the same request.
+TEACHER_SCRATCH = "teacher"
 _PROGRESS_EVERY = 0.5  # seconds between two progress reports
 
 #: Set when the worker process was asked to end; every verb sees it as `ctx.stopping`.
@@ -37,13 +40,14 @@ def _on_shutdown(**_: object) -> None:
 class StageContext:
     """The context of a verb inside a worker."""
 
-    def __init__(self, task: str, stage: str, started: float, board: Board, scratch: Scratch) -> None:
+    def __init__(self, task: str, stage: str, board: Board, scratch: Scratch) -> None:
         self.scratch = scratch
         self._task, self._stage, self._board = task, stage, board
-        self._started = started
+        self._started = time.monotonic()
         self._first: tuple[float, float] | None = None  # time and `done` of the first report
         self._last = 0.0
         self.unwanted = threading.Event()
+        self.purse: Purse = LocalPurse()
 
     @property
     def stopping(self) -> bool:
@@ -79,11 +83,15 @@ class Worker:
         owner = uuid.uuid4().hex
         if shutting_down.is_set() or not self._board.claim(task, owner):
             return
-        ctx = StageContext(task, stage, time.monotonic(), self._board, StoreScratch(self._store, task))
+        asks = STAGES[stage].asks_teacher
+        ctx = StageContext(task, stage, self._board, StoreScratch(self._store, TEACHER_SCRATCH if asks else task))
         try:
             if self._board.must_stop(task):
                 return  # nobody wants it any more
-            with Heartbeat(self._board, task, owner, self._config.heartbeat_seconds, ctx.unwanted.set):
+            with (
+                Heartbeat(self._board, task, owner, self._config.heartbeat_seconds, ctx.unwanted.set),
+                RunPurse(Runs(self._store), self._board, run, task, owner, lambda: ctx.stopping) as ctx.purse,
+            ):
                 self._attempt(verb, task, ctx)
         finally:
             self._tell(task, owner, run)
@@ -106,6 +114,9 @@ class Worker:
             self._do(verb, task, attempt, ctx)
         except Stopped:
             self._end(key, attempt, "released", "the worker was asked to stop")
+        except LimitReachedError as error:
+            log.warning("%s %s: %s", task.stage, key, error)
+            self._end(key, attempt, "released", str(error))
         except Exception as error:
             permanent = isinstance(error, RoadQAError) and error.permanent
             log.error("%s %s failed: %s", task.stage, key, error, exc_info=not isinstance(error, RoadQAError))
@@ -131,7 +142,7 @@ class Worker:
             artifact=artifact, stage=task.stage, facts=facts, seconds=time.monotonic() - started, attempt=attempt
         )
         self._store.write_if_absent(f"results/{task.key}", result.model_dump_json().encode())
-        if not contract.keeps_scratch:
+        if not contract.asks_teacher:
             StoreScratch(self._store, task.key).clear()
 
     def _begin(self, key: str) -> int:

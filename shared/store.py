@@ -8,7 +8,10 @@ Keys:
     attempts/<recipe>/<inputs>/<n>[.end]  an attempt, and how it ended
     dead/<recipe>/<inputs>                a task that used up its attempts, with the cause
     scratch/<recipe>/<inputs>/…           a verb's durable bytes until its result is committed
+    scratch/teacher/…                     the teachers' journal, for all tasks and for good
+    spent/<recipe>/<inputs>/<owner>       what an attempt paid for its teacher
     runs/<id>/{plan,cancelled,ended}      a run
+    runs/<id>/{limit,paused}              what it may spend, where that was changed; the limit it is paused at
     names/{datasets,models}/<name>        mutable names for artifacts
 """
 

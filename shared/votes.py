@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shared.schema import Vote
+from shared.schema import Label, Vote
 
 QUORUM = 3  #: usable votes without which nothing is concluded
 
@@ -30,3 +30,9 @@ def count(votes: Sequence[Vote], min_agreement: float) -> Consensus:
     # Shares such as 3/5 are compared with 0.6 as written: no rounding may decide.
     agreed = len(leaders) == 1 and usable >= QUORUM and agreement + 1e-9 >= min_agreement
     return Consensus(leaders[0] if agreed else None, min(leaders), agreement, usable)
+
+
+def leading(label: Label) -> int | None:
+    """What most votes of a label's last round say, ties to the first choice; None where no vote is usable."""
+    last = max(vote.round for vote in label.votes)
+    return count([vote for vote in label.votes if vote.round == last], 0.0).leading

@@ -10,8 +10,10 @@ import click
 import redis
 from pydantic import ValidationError
 
-from services.cli import data, doctor, page, predictions, report, runs, show, tracing
+from services.cli import data, doctor, estimate, labelling, page, predictions, report, runs, show, tracing
 from services.cli.collect import collect
+from services.cli.finish import finish
+from services.cli.show import example as _example
 from shared.errors import BrokerError, RoadQAError, UsageError
 from shared.lease import board
 from shared.run import Runs
@@ -37,10 +39,6 @@ class Roadqa(click.Group):
             first = error.errors()[0]
             click.echo(f"roadqa: {'.'.join(map(str, first['loc']))}: {first['msg']}", err=True)
             ctx.exit(UsageError.exit_code)
-
-
-def _example(*lines: str) -> str:
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _as_json(value: Any) -> None:
@@ -121,6 +119,9 @@ def models_pull(source: str, name: str | None) -> None:
     click.echo(f"{known_as}: {artifact}")
 
 
+main.add_command(labelling.group)
+
+
 # --- runs ------------------------------------------------------------------------------------------
 
 
@@ -128,13 +129,20 @@ def models_pull(source: str, name: str | None) -> None:
 @click.argument("pipeline", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--preset", help="A pipeline that ships with the package: seed, sandbox.")
 @click.option("--watch", "watching", is_flag=True, help="Show the run until it ends, then its table.")
-def run(pipeline: Path | None, preset: str | None, watching: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Import the data, say what the teachers will cost, and start nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print as JSON.")
+def run(pipeline: Path | None, preset: str | None, watching: bool, dry_run: bool, as_json: bool) -> None:
     """Start a run. What was done before, in any run, is not done again."""
     parsed = runs.read_pipeline(pipeline, preset)
     data.check(parsed)
-    board().ping()
+    if not dry_run:
+        board().ping()
     with show.progress() as progress:
         plan = runs.resolve(store(), parsed, progress)
+    if dry_run:
+        found = estimate.estimate(store(), plan)
+        _as_json([step.model_dump(mode="json") for step in found]) if as_json else show.estimates(found, plan.limits)
+        return
     started = runs.submit(store(), board(), plan)
     click.echo(started)
     if watching:
@@ -148,14 +156,17 @@ def status(run: str | None, as_json: bool) -> None:
     """All runs, or the steps of one."""
     known = Runs(store())
     if run is None:
-        listed = {name: known.ended(name) or "live" for name, marks in known.marks().items() if "plan" in marks}
+        listed = {name: runs.standing(known, name) for name, marks in known.marks().items() if "plan" in marks}
         _as_json(listed) if as_json else show.run_list(listed)
         return
     steps = runs.view(known.state(run), board())
+    state, spent, limit = runs.standing(known, run), known.spent(run), known.limit(run)
     if as_json:
-        _as_json({"run": run, "state": known.ended(run) or "live", "steps": [s.model_dump(mode="json") for s in steps]})
+        money = {"spent_usd": spent, "limit_usd": limit}
+        _as_json({"run": run, "state": state, **money, "steps": [step.model_dump(mode="json") for step in steps]})
     else:
-        show.steps(run, known.ended(run) or "live", steps)
+        show.steps(run, state, steps)
+        show.money(spent, limit)
 
 
 @main.command(epilog=_example("roadqa watch sandbox-20261123-041900-1f3a"))
@@ -163,6 +174,13 @@ def status(run: str | None, as_json: bool) -> None:
 def watch(run: str) -> None:
     """Show a run until it ends, then its table."""
     _watch(run)
+
+
+_REMEDIES = {
+    "failed": "mend the cause, then `roadqa retry {}`",
+    "cancelled": "`roadqa retry {}` goes on",
+    "paused": "its teachers have cost what they may: `roadqa limit {} USD` raises that, and it goes on",
+}
 
 
 def _watch(run: str) -> None:
@@ -173,8 +191,16 @@ def _watch(run: str) -> None:
     if ended != "complete":
         for problem in made["problems"]:
             click.echo(f"dead: {problem}", err=True)
-        remedy = f"mend the cause, then `roadqa retry {run}`" if ended == "failed" else f"`roadqa retry {run}` goes on"
-        raise RoadQAError(f"run {run} {ended}; {remedy}")
+        raise RoadQAError(f"run {run} {ended}; {_REMEDIES[ended].format(run)}")
+
+
+@main.command(epilog=_example("roadqa limit sandbox-20261123-041900-1f3a 25"))
+@click.argument("run")
+@click.argument("usd", type=click.FloatRange(min=0, min_open=True))
+def limit(run: str, usd: float) -> None:
+    """Change what a run's teachers may cost, in US dollars. A paused run goes on."""
+    spent = runs.set_limit(store(), board(), run, usd)
+    click.echo(f"run {run}: ${spent:.2f} of ${usd:.2f} spent")
 
 
 @main.command(epilog=_example("roadqa retry sandbox-20261123-041900-1f3a"))
@@ -228,12 +254,7 @@ def predict(dataset: str, model: str, output: Path, engine: str, system_prompt: 
     board().ping()
     with show.progress() as progress:
         plan = predictions.plan(store(), dataset, model, engine, system_prompt, progress)
-    started = runs.submit(store(), board(), plan)
-    with show.live(started) as update:
-        ended = runs.watch(store(), board(), started, update)
-    if ended != "complete":
-        causes = "; ".join(collect(store(), started).problems)
-        raise RoadQAError(f"run {started} {ended}: {causes}")
+    started = finish(store(), board(), plan)
     count = predictions.write_run_submission(store(), started, output)
     click.echo(f"{output}: {count} answers")
 

@@ -9,14 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli import words
+from services.cli.estimate import Bounds, Estimate
 from services.cli.report import Report
 from services.cli.runs import Step
+from shared.pipeline import Limits
+from shared.prices import prices
 
 _TONES = {"better": "green", "worse": "red"}
 _STATES = {
     "done": ("✓", "green"),
     "running": ("▸", "cyan"),
     "dead": ("✗", "red"),
+    "paused": ("‖", "yellow"),
     "ready": ("…", ""),
     "waiting": ("·", "dim"),
 }
@@ -56,6 +60,35 @@ def _cells(row: dict[str, Any]) -> list[Text]:
         Text(words.per_question(row["seconds_per_question"])),
         Text(row["engine"]),
     ]
+
+
+# --- money -----------------------------------------------------------------------------------------
+
+
+def money(spent: float, limit: float | None) -> str:
+    """What the teachers have cost, and may."""
+    return f"teachers: ${spent:.2f} spent" + (f" of ${limit:.2f}" if limit is not None else "")
+
+
+def estimate_table(found: Sequence[Estimate], limits: Limits) -> Group:
+    """What each step that asks a teacher would take, from one round for each question to the most there may be."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("step")
+    table.add_column("teacher")
+    for name in ("questions", "clips", "calls", "tokens in", "tokens out", "US dollars"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for step in found:
+        usd = "no price" if step.usd is None else f"{step.usd.low:,.2f}–{step.usd.high:,.2f}"
+        counts = (f"{step.questions:,}", f"{step.clips:,}", *map(_span, (step.calls, step.tokens_in, step.tokens_out)))
+        table.add_row(plain(step.step), plain(step.model), *counts, usd)
+    lines = [f"prices of {prices().date}; frames, answers and thinking as expected, without the service's cache"]
+    if limits.teacher_usd is not None:
+        lines.append(f"the run pauses at ${limits.teacher_usd:,.2f}")
+    return Group(table, Text(), *map(Text, lines))
+
+
+def _span(bounds: Bounds) -> str:
+    return f"{bounds.low:,.0f}–{bounds.high:,.0f}"
 
 
 # --- a run at work ---------------------------------------------------------------------------------

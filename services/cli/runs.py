@@ -10,6 +10,7 @@ from pathlib import Path
 import redis
 
 from services.cli.data import Progress, resolve_data, resolve_model
+from services.cli.estimate import check_limit
 from shared.errors import UsageError
 from shared.lease import Board
 from shared.pipeline import Pipeline, Plan, make_plan, parse_pipeline
@@ -46,7 +47,7 @@ def presets() -> list[str]:
 def resolve(store: Store, pipeline: Pipeline, progress: Progress) -> Plan:
     """Import what the pipeline asks for, and lay out its graph."""
     # a wrong step or row should be told before gigabytes are imported
-    make_plan(pipeline, dict.fromkeys(pipeline.data, ("",)), dict.fromkeys(pipeline.models, ""))
+    check_limit(make_plan(pipeline, dict.fromkeys(pipeline.data, ("",)), dict.fromkeys(pipeline.models, "")))
     datasets = {name: resolve_data(store, name, source, progress) for name, source in pipeline.data.items()}
     models = {name: resolve_model(store, name, source, progress) for name, source in pipeline.models.items()}
     known = {model: made(store, model) for model in models.values()}
@@ -87,7 +88,7 @@ class Step(Frozen):
 
     name: str
     stage: str
-    state: str  #: waiting, ready, running, done, dead
+    state: str  #: waiting, ready, running, paused, done, dead
     done: int  #: finished tasks
     total: int | None  #: tasks; None while not known
     progress: tuple[dict[str, object], ...] = ()  #: of the tasks under way
@@ -99,10 +100,11 @@ def view(state: RunState, board: Board) -> list[Step]:
     """Every step of a run with what is under way."""
     under_way = board.progress(task.key for task in state.open)
     leased = board.leased(task.key for task in state.open)
-    return [_step(node, under_way, leased) for node in state.nodes]
+    workable = {task.key for task in state.workable}
+    return [_step(node, under_way, leased, workable) for node in state.nodes]
 
 
-def _step(node: NodeState, under_way: dict[str, dict[str, object]], leased: set[str]) -> Step:
+def _step(node: NodeState, under_way: dict[str, dict[str, object]], leased: set[str], workable: set[str]) -> Step:
     running = {task.key for task in node.open} & leased
     if node.complete:
         state = "done"
@@ -112,6 +114,8 @@ def _step(node: NodeState, under_way: dict[str, dict[str, object]], leased: set[
         state = "running"
     elif node.dead and not node.open:
         state = "dead"
+    elif not any(task.key in workable for task in node.open):
+        state = "paused"
     else:
         state = "ready"
     return Step(
@@ -127,14 +131,18 @@ def _step(node: NodeState, under_way: dict[str, dict[str, object]], leased: set[
 
 
 def watch(store: Store, board: Board, run: str, show: Callable[[list[Step], float], None]) -> str:
-    """Show the run until it ends; returns how: complete, failed or cancelled."""
+    """Show the run until it ends; returns how: complete, failed or cancelled; or paused, where only money helps on."""
     runs = Runs(store)
     plan = runs.plan(run)
     started = time.monotonic()
     while True:
         ended = runs.ended(run)
         try:
-            show(view(runs.state(run, plan), board), time.monotonic() - started)
+            state = runs.state(run, plan)
+            steps = view(state, board)
+            show(steps, time.monotonic() - started)
+            if not ended and state.paused and not state.workable and not any(s.state == "running" for s in steps):
+                return "paused"
         except redis.RedisError:  # progress is not to be seen for a while; the run goes on
             log.warning("Redis does not answer; looking again")
         if ended:
@@ -151,6 +159,26 @@ def retry(store: Store, board: Board, run: str) -> int:
     runs.reopen(run)
     _wake(board, run)
     return revived
+
+
+def set_limit(store: Store, board: Board, run: str, usd: float) -> float:
+    """Change what the run's teacher may cost, and let a paused run go on; returns what it has cost so far."""
+    runs = Runs(store)
+    if ended := runs.ended(run):
+        raise UsageError(f"run {run} has ended: {ended}")
+    spent = runs.spent(run)
+    runs.set_limit(run, usd)
+    try:
+        board.forget_spent(run)
+    except redis.RedisError as error:
+        log.warning("Redis does not answer (%s); its sum is made anew when it expires", type(error).__name__)
+    _wake(board, run)
+    return spent
+
+
+def standing(runs: Runs, run: str) -> str:
+    """complete, failed or cancelled; otherwise paused or live."""
+    return runs.ended(run) or ("paused" if runs.paused(run) else "live")
 
 
 def cancel(store: Store, board: Board, run: str) -> None:

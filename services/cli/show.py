@@ -10,10 +10,13 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from services.cli import render, traceview
+from services.cli import render, traceview, trustview
 from services.cli.data import Progress as Tell
 from services.cli.doctor import Finding
+from services.cli.estimate import Estimate
 from services.cli.runs import Step
+from services.cli.trust import Point, Trust
+from shared.pipeline import Limits
 
 _WIDE = 160  # columns where the output is a file or a pipe
 # what is printed comes from data: "[/usr/lib/x.so]" is no markup and ":car:" no emoji
@@ -63,6 +66,15 @@ def live(run: str) -> Iterator[Callable[[list[Step], float], None]]:
     yield update
 
 
+def example(*lines: str) -> str:
+    """The examples at the end of a command's help."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def trust(found: Trust, target: float | None, chosen: Point | None) -> None:
+    _out.print(trustview.tables(found, target, chosen))
+
+
 def report(made: dict[str, Any]) -> None:
     _out.print(render.report_table(made))
 
@@ -70,6 +82,15 @@ def report(made: dict[str, Any]) -> None:
 def steps(run: str, state: str, found: Sequence[Step]) -> None:
     _out.print(f"{run}: {state}")
     _out.print(render.run_view(run, found, 0.0))
+
+
+def money(spent: float, limit: float | None) -> None:
+    if spent or limit is not None:
+        _out.print(render.money(spent, limit))
+
+
+def estimates(found: Sequence[Estimate], limits: Limits) -> None:
+    _out.print(render.estimate_table(found, limits))
 
 
 def run_list(listed: Mapping[str, str]) -> None:

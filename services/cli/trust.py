@@ -14,7 +14,7 @@ import numpy as np
 from shared.choices import fixed_places
 from shared.metrics import Settings, accuracy_interval, cluster_interval, sign_flip_p
 from shared.schema import Frozen, Label, Question, Vote
-from shared.votes import QUORUM, count
+from shared.votes import QUORUM, count, leading
 
 
 class Case(NamedTuple):
@@ -381,15 +381,9 @@ def _flagged(cases: Sequence[Case], shares: _Shares) -> Iterable[Flagged]:
         if case.label.status == "flagged":
             reasons[case.label.reason].append(case)
     for reason, found in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
-        leading = [(leading_choice(case.label), case) for case in found]
-        outcomes = [(choice == case.question.answer, case.recording) for choice, case in leading if choice is not None]
+        choices = [(leading(case.label), case) for case in found]
+        outcomes = [(choice == case.question.answer, case.recording) for choice, case in choices if choice is not None]
         yield Flagged(reason=reason, n=len(found), leading_right=shares.of(outcomes))
-
-
-def leading_choice(label: Label) -> int | None:
-    """What most votes of a label's last round say, ties to the first choice; None where no vote is usable."""
-    last = _rounds(label) - 1
-    return count([vote for vote in label.votes if vote.round == last], 0.0).leading
 
 
 def _usd(cases: Iterable[Case]) -> float | None:

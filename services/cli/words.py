@@ -66,3 +66,10 @@ def per_question(seconds: float | None) -> str:
 def counted(count: int, noun: str) -> str:
     """1 recording, 2 recordings."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def usd(dollars: float | None) -> str:
+    """12.5 → $12.50; below ten cents two figures: 0.01234 → $0.012."""
+    if dollars is None:
+        return NONE
+    return f"${dollars:,.2f}" if dollars >= 0.1 or not dollars else f"${dollars:.2g}"

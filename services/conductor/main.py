@@ -43,11 +43,13 @@ class Conductor:
         marks = self._runs.marks()
         live = [run for run, found in marks.items() if "plan" in found and "ended" not in found]
         states = {run: state for run in live if (state := self._state(run)) is not None}
-        wanted = {task.key for state in states.values() if not state.cancelled for task in state.open}
+        wanted = {task.key for state in states.values() if not state.cancelled for task in state.workable}
         leased = self._board.leased({task.key for state in states.values() for task in state.open})
         for run, state in states.items():
             self._advance(run, state, wanted, leased, quiet)
-        runs = Counter(live=len(live)) + self._ended(run for run, found in marks.items() if "ended" in found)
+        paused = sum(state.paused for state in states.values())
+        ended = self._ended(run for run, found in marks.items() if "ended" in found)
+        runs = Counter(live=len(live) - paused, paused=paused) + ended
         return snapshot(states.values(), wanted, leased, runs)
 
     def _ended(self, runs: Iterable[str]) -> Counter[str]:
@@ -78,8 +80,8 @@ class Conductor:
         elif state.stuck:
             self._end(run, "failed")
         elif not quiet:
-            offered = self._board.offered(task.key for task in state.open)
-            for task in state.open:
+            offered = self._board.offered(task.key for task in state.workable)
+            for task in state.workable:
                 if task.key not in leased and task.key not in offered:
                     self._offer(run, task)
 

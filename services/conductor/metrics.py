@@ -17,7 +17,7 @@ from shared.run import RunState
 
 QUEUES = tuple(dict.fromkeys(stage.queue for stage in STAGES.values()))
 TASK_STATES = ("ready", "running")
-RUN_STATES = ("live", "complete", "failed", "cancelled")
+RUN_STATES = ("live", "paused", "complete", "failed", "cancelled")
 
 
 class Snapshot(NamedTuple):
@@ -27,6 +27,7 @@ class Snapshot(NamedTuple):
     dead: Counter[str]  #: by queue
     labels: Counter[str]  #: by verdict
     tokens: Counter[str]  #: by direction
+    usd: float  #: that these labels cost
     runs: Counter[str]  #: by state
 
 
@@ -46,6 +47,7 @@ def snapshot(states: Collection[RunState], wanted: set[str], leased: set[str], r
             flagged=sum(sum(facts.get("flagged", {}).values()) for facts in labelled),
         ),
         tokens=Counter({way: sum(facts.get(f"tokens_{way}", 0) for facts in labelled) for way in ("in", "out")}),
+        usd=sum(facts.get("usd") or 0.0 for facts in labelled),
         runs=runs,
     )
 
@@ -94,6 +96,9 @@ class Metrics(Collector):
         yield from (tasks, work, dead)
         yield _family("roadqa_runs", "Runs.", "state", {state: seen.runs[state] for state in RUN_STATES})
         yield _family("roadqa_labels", "Labels in the results of live runs.", "verdict", seen.labels)
+        cost = GaugeMetricFamily("roadqa_label_usd", "US dollars that these labels cost, by the table of prices.")
+        cost.add_metric((), seen.usd)
+        yield cost
         yield _family("roadqa_label_tokens", "Teacher's tokens that these results tell of.", "direction", seen.tokens)
 
 

@@ -25,7 +25,7 @@ class Imported:
 
     questions: list[Question] = field(default_factory=list)
     clips: dict[str, Clip] = field(default_factory=dict)  #: by digest
-    paths: dict[str, Path] = field(default_factory=dict)  #: local file of each clip, by digest
+    paths: dict[str, Path] = field(default_factory=dict)  #: local file of each clip that is not in the store yet
     problems: list[str] = field(default_factory=list)  #: file, row, what is wrong, what happened to it
 
 

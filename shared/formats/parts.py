@@ -24,7 +24,10 @@ def bucket(digest: str, bits: int) -> int:
 
 
 def cut_parts(imported: Imported, folder: Path) -> list[Path]:
-    """Write `imported` as rows artifacts under `folder`, each with its clips linked in; returns their paths, sorted."""
+    """Write `imported` as rows artifacts under `folder`, each with its clips linked in; returns their paths, sorted.
+
+    A clip without a local path is in the store already.
+    """
     by_clip: dict[str, list[Question]] = defaultdict(list)
     for question in imported.questions:
         by_clip[question.clip].append(question)
@@ -44,5 +47,5 @@ def cut_parts(imported: Imported, folder: Path) -> list[Path]:
 
 def _link_clips(folder: Path, imported: Imported, digests: list[str]) -> None:
     folder.mkdir()
-    for digest in digests:
+    for digest in imported.paths.keys() & digests:
         (folder / digest).symlink_to(imported.paths[digest].resolve())

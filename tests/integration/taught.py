@@ -16,7 +16,7 @@ import numpy as np
 from services.sandbox import scene as scenes
 from services.sandbox.questions import questions
 from services.sandbox.scene import Scene
-from shared.context import Scratch
+from shared.context import LocalPurse, Purse, Scratch
 from shared.schema import Choice, Clip, Origin, Question, write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +89,7 @@ class LazyContext:
 
     def __init__(self, scratch: Scratch, enough: int | None = None) -> None:
         self.scratch, self._enough = scratch, enough
+        self.purse: Purse = LocalPurse()
         self.reports: list[dict[str, float | str]] = []
 
     @property

@@ -21,7 +21,8 @@ from shared.contracts import LabelRecipe, TeacherRecipe
 from shared.errors import Stopped, UsageError
 from shared.schema import Label, Rows, read_jsonl, write_rows
 from shared.teachers import Patience, Request, Teacher, TeacherError, connect
-from shared.teachers.gemini import mime_type, retry_delay
+from shared.teachers.gemini_service import retry_delay
+from shared.teachers.media import mime_type
 from tests.integration.taught import ROOT, LazyContext, sandbox_teacher, write_scene_rows
 from workers.labeler.ask import TeacherOutageError
 from workers.labeler.label import label
@@ -45,11 +46,13 @@ def run(
     factory: Callable[[TeacherRecipe], Teacher],
     enough: int | None = None,
     teacher: TeacherRecipe = SANDBOX,
+    in_flight: int | None = None,
 ) -> dict[str, Any]:
     out = folder / "out"
     out.mkdir(exist_ok=True)
     ctx = LazyContext(FolderScratch(folder / "scratch"), enough)
-    return label({"data": [folder / "data"]}, LabelRecipe(teacher=teacher), out, ctx, teacher_factory=factory)
+    inputs = {"data": [folder / "data"]}
+    return label(inputs, LabelRecipe(teacher=teacher), out, ctx, teacher_factory=factory, in_flight=in_flight)
 
 
 def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -119,7 +122,7 @@ def test_a_stop_keeps_what_was_answered_and_a_restart_asks_only_the_rest(tmp_pat
     write_scene_rows(tmp_path / "data", recordings=2, clips=4)
     with sandbox_teacher() as url:
         with pytest.raises(Stopped):
-            run(tmp_path, teacher_at(url, in_flight=4), enough=40)
+            run(tmp_path, teacher_at(url), enough=40, in_flight=4)
         before = served(url)["generateContent"]
         facts = run(tmp_path, teacher_at(url))
         after = served(url)["generateContent"]
@@ -132,7 +135,7 @@ def test_a_killed_process_loses_no_more_than_what_was_in_flight(tmp_path: Path) 
     write_scene_rows(tmp_path / "data", recordings=2, clips=4)
     code = (
         "import sys; from pathlib import Path; from tests.integration import test_teacher as t;"
-        "t.run(Path(sys.argv[1]), t.teacher_at(sys.argv[2], in_flight=4))"
+        "t.run(Path(sys.argv[1]), t.teacher_at(sys.argv[2]), in_flight=4)"
     )
     scratch = FolderScratch(tmp_path / "scratch")
     with sandbox_teacher("--latency", "0.02") as url:

@@ -5,14 +5,14 @@ import hashlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, Field, create_model
 
 from shared.choices import permutation
 from shared.contracts import LabelRecipe
 from shared.errors import RoadQAError, Stopped
-from shared.schema import Label, Question, Vote
+from shared.schema import Clip, Label, Question, Vote
 from shared.teachers import Entry, Journal, Request, TeacherError
 from workers.labeler import consensus, prompts
 from workers.labeler.consensus import Consensus, Verification
@@ -38,6 +38,13 @@ def verify_answer(choices: int) -> type[BaseModel]:
     )
 
 
+class _Video(NamedTuple):
+    """A clip and where its bytes are."""
+
+    clip: Clip
+    path: Path
+
+
 class Asker:
     """Asks a teacher through its journal, by one recipe."""
 
@@ -46,7 +53,7 @@ class Asker:
         self._careful = recipe.teacher.model_copy(update={"temperature": 0.0})  # the verification is no sample
         self._unanswered = 0
 
-    async def label(self, question: Question, clip: Path) -> Label:
+    async def label(self, question: Question, clip: Clip, path: Path) -> Label:
         """Ask up to `1 + extra_rounds` rounds; the first that convinces ends it.
 
         Raises:
@@ -55,14 +62,14 @@ class Asker:
         """
         votes: list[Vote] = []
         for number in range(1 + self._recipe.extra_rounds):
-            fresh, agreed, verification = await self._round(question, clip, number)
+            fresh, agreed, verification = await self._round(question, _Video(clip, path), number)
             votes += fresh
             if consensus.reason(agreed, verification) == consensus.ACCEPTED:
                 break
         return consensus.conclude(question.id, votes, agreed, verification)
 
     async def _round(
-        self, question: Question, clip: Path, number: int
+        self, question: Question, clip: _Video, number: int
     ) -> tuple[list[Vote], Consensus, Verification | None]:
         voters = prompts.voters(question.language)
         tasks = [self._vote(question, clip, number, slot, prompt) for slot, prompt in enumerate(voters)]
@@ -74,21 +81,21 @@ class Asker:
             return votes, agreed, None
         return votes, agreed, await self._verify(question, clip, number, votes)
 
-    async def _vote(self, question: Question, clip: Path, number: int, slot: int, prompt: prompts.Prompt) -> Vote:
+    async def _vote(self, question: Question, clip: _Video, number: int, slot: int, prompt: prompts.Prompt) -> Vote:
         order = self._order(question, number, slot)
         text = prompts.vote_prompt(prompt, question, order)
-        request = self._request(question, number, slot, prompt.id, text, vote_answer(len(order)), order)
+        request = self._request(question, clip, number, slot, prompt.id, text, vote_answer(len(order)), order)
         entry = await self._ask(request, clip)
         if isinstance(entry, TeacherError):
             return _no_vote(entry, prompt.id, number)
         return _vote(entry, prompt.id, (entry.data or {}).get("reasoning", ""))
 
-    async def _verify(self, question: Question, clip: Path, number: int, votes: list[Vote]) -> Verification:
+    async def _verify(self, question: Question, clip: _Video, number: int, votes: list[Vote]) -> Verification:
         prompt = prompts.verifier(question.language)
         slot = len(votes)
         order = self._order(question, number, slot)
         text = prompts.verify_prompt(prompt, question, order, votes)
-        request = self._request(question, number, slot, prompt.id, text, verify_answer(len(order)), order)
+        request = self._request(question, clip, number, slot, prompt.id, text, verify_answer(len(order)), order)
         entry = await self._ask(request, clip)
         if isinstance(entry, TeacherError):
             return Verification(_no_vote(entry, prompt.id, number), False)
@@ -96,12 +103,12 @@ class Asker:
         words = "; ".join([data.get("verdict", ""), *data.get("inconsistencies", [])])
         return Verification(_vote(entry, prompt.id, words), data.get("verdict") == "consistent")
 
-    async def _ask(self, request: Request, clip: Path) -> Entry | TeacherError:
+    async def _ask(self, request: Request, clip: _Video) -> Entry | TeacherError:
         """The journal's entry, or the failure where the service gave no answer to this one."""
         if self._stopping():
             raise Stopped(PUT_DOWN)
         try:
-            entry = await self._journal.ask(request, clip)
+            entry = await self._journal.ask(request, clip.path)
         except TeacherError as error:
             self._unanswered = self._unanswered + 1 if error.transient else 0
             if self._unanswered >= OUTAGE:
@@ -117,6 +124,7 @@ class Asker:
     def _request(
         self,
         question: Question,
+        clip: _Video,
         number: int,
         slot: int,
         prompt_id: str,
@@ -127,15 +135,18 @@ class Asker:
         seed = hashlib.sha256(f"{self._recipe.seed}/{question.id}/{number}/{slot}".encode()).digest()
         return Request(
             teacher=self._careful if "verdict" in answer.model_fields else self._recipe.teacher,
-            prompt_id=prompt_id, prompt=text, answer=answer, clip=question.clip, order=order,
-            slot=slot, round=number, seed=int.from_bytes(seed[:4], "big") >> 1,
+            prompt_id=prompt_id, prompt=text, answer=answer, clip=question.clip, seconds=clip.clip.seconds,
+            order=order, slot=slot, round=number, seed=int.from_bytes(seed[:4], "big") >> 1,
         )  # fmt: skip
 
 
 def _vote(entry: Entry, prompt: str, words: str) -> Vote:
     """The entry as a vote, its number mapped back to the question's own order."""
     choice = entry.order[entry.data["answer"] - 1] if entry.data else None
-    return Vote(prompt=prompt, round=entry.round, choice=choice, reasoning=words, problem=entry.problem)
+    return Vote(
+        prompt=prompt, round=entry.round, choice=choice, order=entry.order, reasoning=words, problem=entry.problem,
+        usd=entry.usd,
+    )  # fmt: skip
 
 
 def _no_vote(error: TeacherError, prompt: str, number: int) -> Vote:

@@ -39,35 +39,49 @@ def label(
     *,
     teacher_factory: TeacherFactory = from_settings,
     clips_at_once: int = 32,
+    in_flight: int | None = None,
 ) -> dict[str, Any]:
     """Write the rows whose answer votes and verification agree on, and every label to `labels.jsonl`.
 
-    Questions that have an answer already are neither asked nor written: they are in the rows they come from.
+    Questions that have an answer already are not written: they are in the rows they come from. They are asked, and
+    labelled, only where the recipe says `answered: ask`; what their answer is, the teacher is not told.
+
+    Args:
+        in_flight: requests at once; by default what the settings say.
 
     Raises:
+        LimitReachedError: the run may spend no more; the journal holds all answers so far.
         Stopped: put down on request; the journal holds all answers so far.
         TeacherOutageError: the service failed for too many questions.
         TeacherRefusalError: the service refuses whatever it is asked.
         UsageError: no key, or one that is refused; an unknown model or provider.
     """
     rows = Rows(inputs["data"])
-    wanted = [question for question in rows.questions if question.answer is None]
-    labels, journal = asyncio.run(_label_all(rows, wanted, recipe, ctx, teacher_factory, clips_at_once))
+    wanted = [question for question in rows.questions if question.answer is None or recipe.answered == "ask"]
+    bound = in_flight or settings().teacher_in_flight
+    labels, journal = asyncio.run(_label_all(rows, wanted, recipe, ctx, teacher_factory, clips_at_once, bound))
     _refuse_outage(labels)
     _refuse_refusal(labels, clips=len({question.clip for question in wanted}))
     accepted = [_answered(question, verdict, recipe) for question, verdict in zip(wanted, labels, strict=True)]
     write_rows(out, [question for question in accepted if question is not None], rows.clips)
     write_jsonl(out / "labels.jsonl", labels)
-    return {"already_answered": len(rows.questions) - len(wanted), **_facts(labels, journal)}
+    already = sum(question.answer is not None for question in rows.questions)
+    return {"already_answered": already, **_facts(labels, journal)}
 
 
 async def _label_all(
-    rows: Rows, wanted: list[Question], recipe: LabelRecipe, ctx: Context, factory: TeacherFactory, at_once: int
+    rows: Rows,
+    wanted: list[Question],
+    recipe: LabelRecipe,
+    ctx: Context,
+    factory: TeacherFactory,
+    at_once: int,
+    in_flight: int,
 ) -> tuple[list[Label], Journal]:
     """Clip by clip, so that what the service holds of a clip is given up as soon as its questions are done."""
     teacher = factory(recipe.teacher)
     try:
-        run = _Run(rows, recipe, teacher, ctx, len(wanted))
+        run = _Run(rows, recipe, teacher, ctx, len(wanted), in_flight)
         clips: dict[str, list[Question]] = defaultdict(list)
         for question in wanted:
             clips[question.clip].append(question)
@@ -80,10 +94,14 @@ async def _label_all(
 class _Run:
     """The clips under way. One failure ends it: nothing more is asked, what is in flight may still arrive."""
 
-    def __init__(self, rows: Rows, recipe: LabelRecipe, teacher: Teacher, ctx: Context, total: int) -> None:
+    def __init__(
+        self, rows: Rows, recipe: LabelRecipe, teacher: Teacher, ctx: Context, total: int, in_flight: int
+    ) -> None:
         self._rows, self._teacher, self._ctx, self._total = rows, teacher, ctx, total
         self._failed = False
-        self.journal = Journal(ctx.scratch, teacher)
+        self.journal = Journal(
+            ctx.scratch, teacher, in_flight=in_flight, purse=ctx.purse, stopping=self._ending
+        )
         self._asker = Asker(recipe, self.journal, self._ending)
         self.labels: dict[str, Label] = {}
 
@@ -112,23 +130,25 @@ class _Run:
 
     async def _clips(self, waiting: Iterator[tuple[str, list[Question]]]) -> None:
         for clip, questions in waiting:
-            path = self._rows.clip_path(clip)
-            results = await asyncio.gather(*(self._question(q, path) for q in questions), return_exceptions=True)
+            results = await asyncio.gather(
+                *(self._question(question) for question in questions), return_exceptions=True
+            )
             await self._teacher.release(clip)
             raise_cause(results)
 
-    async def _question(self, question: Question, clip: Path) -> None:
+    async def _question(self, question: Question) -> None:
+        clip, path = self._rows.clips[question.clip], self._rows.clip_path(question.clip)
         try:
-            self.labels[question.id] = await self._asker.label(question, clip)
+            self.labels[question.id] = await self._asker.label(question, clip, path)
         except BaseException:
             self._failed = True
             raise
-        usage = self.journal.usage
+        journal = self.journal
         accepted = sum(verdict.status == "accepted" for verdict in self.labels.values())
+        cost = {} if journal.usd is None else {"usd": round(journal.usd, 4)}
         self._ctx.progress(
-            len(self.labels), self._total, "questions", accepted=accepted, calls=usage.calls,
-            tokens_in=usage.tokens_in, tokens_out=usage.tokens_out,
-        )  # fmt: skip
+            len(self.labels), self._total, "questions", accepted=accepted, calls=journal.usage.calls, **cost
+        )
 
 
 def _refuse_outage(labels: list[Label]) -> None:
@@ -164,7 +184,7 @@ def _failed(verdict: Label, kinds: Set[str]) -> bool:
 
 
 def _answered(question: Question, verdict: Label, recipe: LabelRecipe) -> Question | None:
-    if verdict.status != "accepted":
+    if verdict.status != "accepted" or question.answer is not None:
         return None
     origin = question.origin.model_dump() | {"answer": "teacher", "teacher": recipe.teacher.model}
     return question.model_copy(update={"answer": verdict.answer, "origin": Origin(**origin)})
@@ -184,5 +204,7 @@ def _facts(labels: list[Label], journal: Journal) -> dict[str, Any]:
         "calls": journal.usage.calls,
         "tokens_in": journal.usage.tokens_in,
         "tokens_out": journal.usage.tokens_out,
+        "tokens_cached": journal.usage.tokens_cached,
+        "usd": journal.usd,
         "replayed": journal.replayed,
     }

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from shared.context import FolderScratch
+from shared.context import FolderScratch, LocalPurse
 from shared.contracts import TeacherRecipe
+from shared.errors import LimitReachedError, Stopped
+from shared.prices import prices
 from shared.teachers import Journal, Reply, Request, TeacherError, Usage
 
 
@@ -41,9 +43,9 @@ def request(**changes: Any) -> Request:
     return Request(**(fields | changes))
 
 
-def ask(folder: Path, teacher: Counting, *requests: Request) -> tuple[Journal, list[Any]]:
+def ask(folder: Path, teacher: Counting, *requests: Request, **options: Any) -> tuple[Journal, list[Any]]:
     async def run() -> tuple[Journal, list[Any]]:
-        journal = Journal(FolderScratch(folder), teacher)
+        journal = Journal(FolderScratch(folder), teacher, **options)
         return journal, list(await asyncio.gather(*(journal.ask(item, None) for item in requests)))
 
     return asyncio.run(run())
@@ -55,7 +57,8 @@ def test_another_process_asks_nothing_again(tmp_path: Path) -> None:
     assert entry == again
     assert teacher.asked == 0
     assert (first.replayed, second.replayed) == (0, 1)
-    assert second.usage == Usage()
+    assert first.usage == second.usage == Usage(10, 2, 1)
+    assert (first.asked, second.asked) == (1, 0)
 
 
 def test_the_same_request_twice_at_once_is_asked_once(tmp_path: Path) -> None:
@@ -89,3 +92,72 @@ def test_a_service_that_failed_is_asked_again_later(tmp_path: Path, kind: str) -
         ask(tmp_path, Counting(kind), request())
     _, (entry,) = ask(tmp_path, Counting(), request())
     assert entry.data == {"reasoning": "", "answer": 1}
+
+
+def test_a_request_holds_its_place_until_its_answer_is_kept(tmp_path: Path) -> None:
+    """Else a kill could lose more paid answers than are in flight."""
+    seen: list[tuple[int, int]] = []
+    teacher = Counting()
+
+    class Watching(FolderScratch):
+        def put(self, key: str, data: bytes) -> None:
+            seen.append((teacher.asked, sum(1 for _ in self.keys())))
+            super().put(key, data)
+
+    async def run() -> None:
+        journal = Journal(Watching(tmp_path), teacher, in_flight=3)
+        await asyncio.gather(*(journal.ask(request(slot=slot), None) for slot in range(20)))
+
+    asyncio.run(run())
+    assert len(seen) == 20
+    assert max(asked - kept for asked, kept in seen) == 3
+
+
+def test_what_waits_for_its_place_when_the_work_is_put_down_is_not_asked(tmp_path: Path) -> None:
+    teacher = Counting()
+
+    async def run() -> list[Any]:
+        journal = Journal(FolderScratch(tmp_path), teacher, in_flight=2, stopping=lambda: teacher.asked >= 2)
+        requests = (journal.ask(request(slot=slot), None) for slot in range(20))
+        return list(await asyncio.gather(*requests, return_exceptions=True))
+
+    results = asyncio.run(run())
+    assert teacher.asked == 2
+    assert sum(isinstance(result, Stopped) for result in results) == 18
+
+
+def dear(slot: int = 0) -> Request:
+    return request(slot=slot, teacher=TeacherRecipe(thinking_budget=0), seconds=10.0)
+
+
+def test_the_limit_is_not_passed_by_requests_in_flight_together(tmp_path: Path) -> None:
+    """Each is reserved at what it is expected to cost, though it turns out to be cheap."""
+    expected = prices().usd("gemini-2.5-pro", 20 * 258 + 1, 600)
+    assert expected is not None
+    purse = LocalPurse(limit=2.5 * expected)
+    teacher = Counting()
+
+    async def run() -> list[Any]:
+        journal = Journal(FolderScratch(tmp_path), teacher, purse=purse)
+        return list(await asyncio.gather(*(journal.ask(dear(n), None) for n in range(9)), return_exceptions=True))
+
+    results = asyncio.run(run())
+    assert teacher.asked == 2
+    assert sum(isinstance(result, LimitReachedError) for result in results) == 7
+    paid = prices().usd("gemini-2.5-pro", 10, 2)
+    assert paid is not None
+    assert purse.spent == pytest.approx(2 * paid)
+
+
+def test_a_replayed_answer_costs_nothing_again(tmp_path: Path) -> None:
+    ask(tmp_path, Counting(), dear())
+    journal, _ = ask(tmp_path, Counting(), dear(), purse=(purse := LocalPurse(limit=0.0)))
+    assert purse.spent == 0
+    assert journal.usd == prices().usd("gemini-2.5-pro", 10, 2), "what the answer cost is still known"
+
+
+def test_a_failed_request_gives_its_reservation_back(tmp_path: Path) -> None:
+    purse = LocalPurse(limit=1.0)
+    with pytest.raises(TeacherError):
+        ask(tmp_path, Counting("server"), dear(), purse=purse)
+    assert purse.spent == 0
