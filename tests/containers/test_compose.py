@@ -118,7 +118,7 @@ def override() -> dict[str, Any]:
     """What stand-ins need beside the project's own compose file."""
     services: dict[str, Any] = {name: {"build": {"network": "host"}} for name in IMAGES}
     services["store"] = {"secrets": ["roadqa_s3_access_key", "roadqa_s3_secret_key"]}
-    services["setup"]["command"] = ["--bucket-only"]  # SeaweedFS has no MinIO admin API
+    services["setup"] = {"command": ["--bucket-only"]}  # SeaweedFS has no MinIO admin API
     return {"services": services}
 
 
