@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,14 +128,17 @@ class LocalPurse:
 
     def __init__(self, limit: float | None = None) -> None:
         self.limit, self.spent = limit, 0.0  #: US dollars
+        self._lock = threading.Lock()
 
     def reserve(self, usd: float) -> None:
-        if self.limit is not None and self.spent + usd > self.limit:
-            raise LimitReachedError(f"the limit of ${self.limit:g} is reached: ${self.spent:.4f} are spent")
-        self.spent += usd
+        with self._lock:
+            if self.limit is not None and self.spent + usd > self.limit:
+                raise LimitReachedError(f"the limit of ${self.limit:g} is reached: ${self.spent:.4f} are spent")
+            self.spent += usd
 
     def settle(self, reserved: float, usd: float) -> None:
-        self.spent += usd - reserved
+        with self._lock:
+            self.spent += usd - reserved
 
 
 class LocalContext:

@@ -209,3 +209,41 @@ def test_every_command_has_an_example_in_its_help() -> None:
     commands = [block for block in text.split("\n## ") if "Commands:" not in block][1:]
     assert len(commands) >= 12
     assert all("Example:" in block for block in commands)
+
+
+def test_a_dry_run_says_the_cost_and_starts_nothing(roadqa: Roadqa, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "name: p\nmodels: {}\nlimits: {teacher_usd: 3}\n"
+        "data: {test: {import: sandbox, split: public-test, recordings: 1, clips_per_recording: 2}}\n"
+        "steps: {labels: {stage: label, data: test, teacher: {thinking_budget: 0}}}\n"
+    )
+    done = roadqa("run", "p.yaml", "--dry-run", "--json", ROADQA_REDIS_URL=f"redis://127.0.0.1:{free_port(0)}/0")
+    assert done.returncode == 0, done.stderr
+    (step,) = json.loads(done.stdout)
+    assert (step["step"], step["model"], step["clips"]) == ("labels", "gemini-2.5-pro", 2)
+    assert step["calls"] == {"low": 6 * step["questions"], "high": 18 * step["questions"]}
+    assert step["tokens_out"]["low"] == 600 * step["calls"]["low"]
+    assert 0 < step["usd"]["low"] == pytest.approx(step["usd"]["high"] / 3)
+    assert not list(store.keys("runs/"))
+    shown = roadqa("run", "p.yaml", "--dry-run")
+    assert "pauses at $3.00" in shown.stdout
+
+
+def test_a_runs_limit_is_seen_and_changed(roadqa: Roadqa, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "name: p\nmodels: {}\nlimits: {teacher_usd: 3}\n"
+        "data: {test: {import: sandbox, split: public-test, recordings: 1, clips_per_recording: 1}}\n"
+        "steps: {labels: {stage: label, data: test}}\n"
+    )
+    run = roadqa("run", "p.yaml").stdout.strip()
+    assert "$0.00 spent of $3.00" in roadqa("status", run).stdout
+    Runs(store).pause(run, 3.0)
+    assert json.loads(roadqa("status", "--json").stdout) == {run: "paused"}
+    watched = roadqa("watch", run)
+    assert watched.returncode == 1
+    assert f"roadqa limit {run} USD" in watched.stderr
+    assert roadqa("limit", run, "7.5").stdout == f"run {run}: $0.00 of $7.50 spent\n"
+    state = json.loads(roadqa("status", run, "--json").stdout)
+    assert (state["state"], state["limit_usd"], state["spent_usd"]) == ("live", 7.5, 0.0)
+    assert "no run is called" in one_line(roadqa("limit", "nobody", "5"), 2)
+    assert roadqa("limit", run, "0").returncode == 2

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from shared.context import LocalContext
-from shared.contracts import LabelRecipe, TeacherRecipe
-from shared.schema import Choice, Clip, Origin, Question, write_rows
+from shared.contracts import LABEL_CALLS, LabelRecipe, TeacherRecipe
+from shared.schema import Choice, Clip, Label, Origin, Question, Rows, read_jsonl, write_rows
 from shared.teachers import Reply, Request, TeacherError, Usage
+from workers.labeler import prompts
 from workers.labeler.ask import TeacherRefusalError
 from workers.labeler.label import label
 
@@ -43,14 +44,14 @@ def rows(folder: Path, clips: int) -> list[str]:
     return digests
 
 
-def labelled(tmp_path: Path, refused: set[str]) -> dict[str, object]:
+def labelled(tmp_path: Path, refused: set[str], recipe: LabelRecipe = LabelRecipe()) -> dict[str, object]:  # noqa: B008
     def factory(recipe: TeacherRecipe) -> Refusing:
         return Refusing(refused)
 
     out = tmp_path / "out"
     out.mkdir()
     ctx = LocalContext(tmp_path / "scratch")
-    return label({"data": [tmp_path / "data"]}, LabelRecipe(), out, ctx, teacher_factory=factory)
+    return label({"data": [tmp_path / "data"]}, recipe, out, ctx, teacher_factory=factory)
 
 
 def test_a_service_that_refuses_everything_is_no_finding(tmp_path: Path) -> None:
@@ -66,3 +67,20 @@ def test_one_clip_that_is_refused_is_flagged_and_the_others_go_through(tmp_path:
     digests = rows(tmp_path / "data", clips)
     facts = labelled(tmp_path, {digests[0]})
     assert (facts["accepted"], facts["flagged"]) == (4 * clips - 4, {"too few usable votes": 4})
+
+
+def test_a_round_takes_as_many_requests_as_the_estimate_says() -> None:
+    assert len(prompts.voters("vi")) + 1 == LABEL_CALLS
+
+
+def test_answered_questions_are_labelled_where_asked_for_and_their_answers_stay(tmp_path: Path) -> None:
+    rows(tmp_path / "data", 1)
+    found = Rows([tmp_path / "data"])
+    first, *rest = found.questions
+    write_rows(tmp_path / "data", [first.model_copy(update={"answer": 1}), *rest], found.clips)
+    facts = labelled(tmp_path, set(), LabelRecipe(answered="ask"))
+    assert (facts["questions"], facts["already_answered"]) == (4, 1)
+    labels = {label.question: label for label in read_jsonl(tmp_path / "out" / "labels.jsonl", Label)}
+    assert labels[first.id].answer == 0, "the teacher's own, though a human said otherwise"
+    written = {question.id: question.answer for question in Rows([tmp_path / "out"]).questions}
+    assert written == {question.id: 0 for question in rest}
