@@ -83,7 +83,7 @@ def _answered(questions: Iterable[Question], dataset: str) -> list[Question]:
 def sample(questions: Sequence[Question], clips: Mapping[str, Clip], count: int) -> list[Question]:
     """`count` of the questions in their own order, the same ones each time: one of each recording before a second."""
     turns: Counter[str] = Counter()
-    ranked = []
+    ranked: list[tuple[int, int, Question]] = []
     for question in sorted(questions, key=lambda q: hashlib.sha256(f"{q.clip}:{q.id}".encode()).digest()):
         recording = clips[question.clip].recording
         ranked.append((turns[recording], len(ranked), question))

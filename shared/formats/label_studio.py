@@ -155,8 +155,8 @@ def _understood(task: Any, known: Mapping[tuple[str, str], Question]) -> tuple[t
     if not isinstance(task, dict):
         raise _TaskError(f"is {type(task).__name__}, not an object")
     data = task.get("data", task)  # JSON_MIN has the data's fields in the record itself
-    key = (data.get("clip"), data.get("question_id")) if isinstance(data, dict) else (None, None)
-    if not all(isinstance(part, str) for part in key) or key not in known:
+    key = (str(data.get("clip")), str(data.get("question_id"))) if isinstance(data, dict) else ("", "")
+    if key not in known:
         raise _TaskError("is no question of this step: import the export of the tasks that were made from it")
     choices = names(known[key])
     return key, [_choice(value, choices) for value in (_values(task) if "data" in task else [task.get(_ANSWER)])]

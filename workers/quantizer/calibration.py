@@ -10,6 +10,7 @@ from shared import video
 from shared.context import Context
 from shared.contracts import QuantizeRecipe
 from shared.errors import InputError, Stopped
+from shared.precedence import People
 from shared.schema import Question, Rows
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def choose(rows: Rows, count: int, seed: int) -> list[Question]:
     """Choose up to `count` questions, the same ones for a seed whatever the order of the rows.
 
     They are spread: one of each recording before a second of any, and within a recording one of
-    each clip before a second of any.
+    each clip before a second of any. Where a person has answered a question, a teacher's answer to it is none of them.
     """
 
     def rank(text: str) -> str:
@@ -31,7 +32,9 @@ def choose(rows: Rows, count: int, seed: int) -> list[Question]:
     def recording(question: Question) -> str:
         return rows.clips[question.clip].recording
 
-    ranked = sorted(rows.questions, key=lambda q: rank(f"{q.clip}:{q.id}"))
+    people = People(rows.questions)
+    standing = (question for question in rows.questions if not people.outrank(question))
+    ranked = sorted(standing, key=lambda q: rank(f"{q.clip}:{q.id}"))
     recordings = sorted(_groups(ranked, recording).items(), key=lambda item: rank(item[0]))
     within = [list(_rounds(_groups(group, lambda q: q.clip).values())) for _, group in recordings]
     return list(_rounds(within))[:count]

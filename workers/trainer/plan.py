@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from shared.choices import permutation
 from shared.errors import InputError
+from shared.precedence import People
 from shared.schema import Choice, Question, Rows
 
-_Same = tuple[str, str, str, tuple[Choice, ...]]  # what makes two rows the same question
+_Same = tuple[str, str, str, tuple[Choice, ...]]  # what makes two rows the same row
 
 
 class Part(NamedTuple):
@@ -36,17 +37,18 @@ class Plan(NamedTuple):
 
 
 def plan(folders: Sequence[Path]) -> Plan:
-    """Choose the rows: those with an answer, each question once.
+    """Choose the rows: those with an answer, each question once, a person's answer before a teacher's.
 
     Raises:
         InputError: a table is damaged, a row's clip is missing, or no row is left.
     """
     rows = Rows(folders)
+    people = People(rows.questions)
     questions: dict[_Same, Question] = {}
     parts = []
     for folder in folders:
         own = Rows([folder]).questions
-        left_out = [reason for question in own if (reason := _keep(question, questions)) is not None]
+        left_out = [reason for question in own if (reason := _keep(question, questions, people)) is not None]
         parts.append(Part(len(own), len(own) - len(left_out), dict(Counter(left_out))))
     for question in questions.values():
         if question.clip not in rows.clips or not rows.clip_path(question.clip).is_file():
@@ -58,10 +60,12 @@ def plan(folders: Sequence[Path]) -> Plan:
     return Plan(rows, tuple(questions.values()), tuple(parts))
 
 
-def _keep(question: Question, kept: dict[_Same, Question]) -> str | None:
+def _keep(question: Question, kept: dict[_Same, Question], people: People) -> str | None:
     """Add a question to those kept; else the reason why not. The same id from another source is another row."""
     if question.answer is None:
         return "no answer"
+    if people.outrank(question):
+        return "a person has answered it"
     same = (question.id, question.clip, question.text, question.choices)
     if same in kept:
         return "in an earlier part"

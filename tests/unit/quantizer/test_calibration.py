@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import InputError
-from shared.schema import Rows
+from shared.schema import Origin, Rows
 from tests.unit.quantizer.conftest import recipe
 from workers.quantizer import calibration
 
@@ -32,6 +32,15 @@ def test_all_rows_are_chosen_where_more_are_asked_for(rows: Path) -> None:
     held = Rows([rows])
     chosen = calibration.choose(held, 10_000, seed=0)
     assert sorted(question.id for question in chosen) == sorted(question.id for question in held.questions)
+
+
+def test_a_teachers_answer_to_what_a_person_has_answered_calibrates_nothing(rows: Path) -> None:
+    held = Rows([rows])
+    people = [question for question in held.questions if question.origin.answer == "human"]
+    taught = Origin(answer="teacher", teacher="t")
+    held.questions += [row.model_copy(update={"id": f"t{row.id}", "origin": taught}) for row in people]
+    assert len(held.questions) == 18 + len(people)
+    assert len(calibration.choose(held, 10_000, seed=0)) == 18
 
 
 def test_awq_without_rows_is_refused_and_fp4_needs_none(rows: Path) -> None:

@@ -84,6 +84,24 @@ def test_rows_without_an_answer_and_rows_met_before_are_left_out_and_counted(
     assert (facts["clips"], facts["recordings"]) == (16, 8)
 
 
+def test_a_persons_answer_is_trained_on_and_the_teachers_is_not_in_either_order(
+    labelled: Path, test_derived: Path, tmp_path: Path
+) -> None:
+    taught = Rows([test_derived])
+    human = Origin(answer="human", test_derived=True)
+    corrected = [row.model_copy(update={"answer": 3 - (row.answer or 0), "origin": human}) for row in taught.questions]
+    write_rows(tmp_path, corrected[:1], taught.clips)
+    (tmp_path / "clips").symlink_to(test_derived / "clips")
+    for folders in ([tmp_path, test_derived], [test_derived, tmp_path]):
+        chosen = plan(folders)
+        found = {row.id: row for row in chosen.questions}
+        assert found["q100"] == corrected[0]
+        fallen = dict(zip(folders, chosen.parts, strict=True))
+        assert fallen[test_derived].left_out == {"a person has answered it": 1}
+        assert fallen[tmp_path].left_out == {}
+    assert len(plan([labelled, test_derived]).questions) == 16
+
+
 def test_two_datasets_that_use_the_same_ids_are_both_trained_on(labelled: Path, tmp_path: Path) -> None:
     other = write_part(tmp_path, [Origin(answer="human")] * 3, first=0)
     rows = [row.model_copy(update={"text": "And which colour is this?"}) for row in Rows([other]).questions]
