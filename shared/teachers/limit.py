@@ -38,8 +38,9 @@ class SharedLimit:
     def __init__(self, redis_url: str, server: str, requests_per_minute: int = 0, tokens_per_minute: int = 0) -> None:
         """`server`: names whom the limit is for; it goes into the keys as a digest."""
         name = hashlib.sha256(server.encode()).hexdigest()[:12]
-        options = {"socket_timeout": _REDIS_TIMEOUT_S, "socket_connect_timeout": _REDIS_TIMEOUT_S}
-        self._redis: Redis = Redis.from_url(redis_url, **options)
+        self._redis: Redis = Redis.from_url(
+            redis_url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
+        )
         self._keep_hold = self._redis.register_script(_HOLD)
         self._hold_key = f"teacher:hold:{name}"
         self._requests = _meter(self._redis, f"requests:{name}", requests_per_minute)
@@ -112,7 +113,7 @@ def _meter(client: Redis, key: str, per_minute: int) -> Throttled | None:
         return None
 
     class Backend(RedisStoreBackend):
-        def get_client(self) -> Redis:
+        def get_client(self) -> Redis:  # type: ignore[override] # a narrower protocol there
             return client
 
     class Store(RedisStore):

@@ -47,12 +47,16 @@ class Uploads:
         return await asyncio.shield(sent.file)  # one who is cancelled does not end it for the others
 
     async def _send(self, clip: Path) -> types.File:
+        with clip.open("rb") as head:
+            kind = mime_type(head.read(16))
+        return await self._usable(await self.send(clip, kind), clip)
+
+    async def send(self, path: Path, mime_type: str) -> types.File:
+        """Send a file, and do not wait for it to become usable."""
+        config = types.UploadFileConfig(mime_type=mime_type)
         async with self._slots:
-            with clip.open("rb") as head:
-                config = types.UploadFileConfig(mime_type=mime_type(head.read(16)))
             with self._typed_errors():
-                file = await self._client.files.upload(file=str(clip), config=config)
-        return await self._usable(file, clip)
+                return await self._client.files.upload(file=str(path), config=config)
 
     async def _usable(self, file: types.File, clip: Path) -> types.File:
         for _ in range(self._patience.polls):
