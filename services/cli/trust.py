@@ -117,12 +117,19 @@ class Trust(Frozen):
     rounds: tuple[Group, ...]
     flagged: tuple[Flagged, ...]
     problems: dict[str, int]  #: votes and verifications without a usable answer, by kind
-    usd: float | None  #: of all votes and last verifications; None where the model has no price
+    usd: float | None  #: of all labels; None where the model has no price
     usd_per_accepted: float | None
 
 
-def measure(cases: Sequence[Case], min_agreement: float, extra_rounds: int, settings: Settings | None = None) -> Trust:
+def measure(
+    cases: Sequence[Case], min_agreement: float, extra_rounds: int, settings: Settings | None = None,
+    *, usd: float | None = None,
+) -> Trust:  # fmt: skip
     """Measure the labels of answered questions, made with a recipe's `min_agreement` and `extra_rounds`.
+
+    Args:
+        usd: what all of them cost; by default what their votes and last verifications did. The verifications of
+            earlier rounds are not kept with a label.
 
     Raises:
         ValueError: there is no case, or a question without an answer.
@@ -131,7 +138,7 @@ def measure(cases: Sequence[Case], min_agreement: float, extra_rounds: int, sett
         raise ValueError("trust is measured on answered questions, one at least")
     shares = _Shares(settings)
     curve = tuple(_stricter(cases, at, extra_rounds, shares) for at in _thresholds(cases, min_agreement))
-    usd = _usd(cases)
+    usd = _usd(cases) if usd is None else usd
     accepted = curve[0].precision.n
     places = _places(cases)
     return Trust(
@@ -387,6 +394,6 @@ def _flagged(cases: Sequence[Case], shares: _Shares) -> Iterable[Flagged]:
 
 
 def _usd(cases: Iterable[Case]) -> float | None:
-    """What the labels cost when they were asked for; verifications of rounds before the last are not kept in them."""
+    """What votes and last verifications cost when they were asked for."""
     known = [vote.usd for case in cases for vote in _asked(case.label) if vote.usd is not None]
     return sum(known) if known else None
