@@ -30,6 +30,7 @@ class Labelled(NamedTuple):
     labels: tuple[tuple[Label, Question], ...]
     clips: dict[str, Clip]
     open: int  #: its tasks that have no result yet
+    usd: float | None  #: what the labels cost; None where the model has no price
 
     @property
     def teacher(self) -> str:
@@ -127,7 +128,9 @@ def of_run(store: Store, run: str, step: str | None) -> Labelled:
         labels = [Label.model_validate_json(line) for line in lines]
         found += [(label, by_id[label.question]) for label in labels]
     left = len({task.key for task in state.tasks or ()}) - len(state.results)
-    return Labelled(state.node.name, state.node.recipe, tuple(found), clips, left)
+    costs = [state.results[key].facts.get("usd") for key in {task.key for task in done}]
+    usd = None if None in costs else sum(map(float, costs))
+    return Labelled(state.node.name, state.node.recipe, tuple(found), clips, left, usd)
 
 
 def _step(runs: Runs, run: str, step: str | None) -> NodeState:
@@ -157,7 +160,9 @@ def trust(labelled: Labelled, answers: Iterable[Question] | None = None) -> Trus
             f"step {labelled.step!r}: people have answered none of its {len(labelled.labels)} labelled questions; "
             "give a dataset that holds the same questions on the same clips with answers"
         )
-    return measure(cases, labelled.recipe["min_agreement"], labelled.recipe["extra_rounds"])
+    all_measured = len(cases) == len(labelled.labels)  # otherwise the step's cost is not theirs alone
+    usd = labelled.usd if all_measured else None
+    return measure(cases, labelled.recipe["min_agreement"], labelled.recipe["extra_rounds"], usd=usd)
 
 
 def _joined(labelled: Labelled, answers: Iterable[Question]) -> Iterable[tuple[Label, Question]]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.cli import words
-from services.cli.report import Report, losses, verdicts
+from services.cli.report import Report, losses
 
 _HERE = Path(__file__).parent
 
@@ -47,7 +47,7 @@ def html(report: Report) -> str:
         rows=report["rows"],
         measured=[row for row in report["rows"] if row["accuracy"] is not None],
         curves=[curve for name, card in _cards(report["rows"]).items() if (curve := _curve(name, card))],
-        labels=[_labels(step) for step in steps if step["stage"] == "label" and step["facts"]],
+        labels=[_labels(step) for step in report["labels"]],
         longest=max([step["seconds"] or 0 for step in steps], default=0) or 1,
         models=_models(report["rows"]),
         box=(WIDTH, HEIGHT),
@@ -82,10 +82,16 @@ def brief(card: Any) -> Any:
 
 
 def _labels(step: dict[str, Any]) -> dict[str, Any]:
-    parts = verdicts(step["facts"])
-    plain = {key: value for key, value in step["facts"].items() if isinstance(value, int | float | str)}
-    plain = {key.replace("_", " "): value for key, value in plain.items() if key not in ("accepted", "flagged")}
-    return {"name": step["name"], "parts": parts, "total": sum(count for _, count in parts) or 1, "facts": plain}
+    parts = step["verdicts"]
+    costs = {
+        "no usable answer": ", ".join(f"{kind} {count}" for kind, count in sorted(step["problems"].items())),
+        "calls": f"{step['calls']:,}" if step["calls"] is not None else "",
+        "of them from the journal": f"{step['replayed']:,}" if step["replayed"] else "",
+        "tokens": f"{step['tokens_in']:,} in, {step['tokens_out']:,} out" if step["tokens_in"] is not None else "",
+        "cost": words.usd(step["usd"]) if step["usd"] is not None else "",
+        "for each accepted label": words.usd(step["usd_per_accepted"]) if step["usd_per_accepted"] is not None else "",
+    }
+    return {"name": step["name"], "parts": parts, "total": sum(count for _, count in parts) or 1, "costs": costs}
 
 
 def _models(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

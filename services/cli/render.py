@@ -10,7 +10,7 @@ from rich.text import Text
 
 from services.cli import words
 from services.cli.estimate import Bounds, Estimate
-from services.cli.report import Report
+from services.cli.report import Report, label_line
 from services.cli.runs import Step
 from shared.pipeline import Limits
 from shared.prices import prices
@@ -41,7 +41,8 @@ def report_table(report: Report) -> Group:
     headline = report["headline"]
     lines = [Text(plain(headline["text"]), style="bold"), *(Text(plain(line)) for line in headline["details"])]
     problems = [Text(plain(f"! {problem}"), style="yellow") for problem in report["problems"]]
-    return Group(table, Text(), *lines, *problems)
+    labels = [Text(plain(label_line(step)), style="dim") for step in report["labels"]]
+    return Group(table, Text(), *lines, *labels, *problems)
 
 
 def _cells(row: dict[str, Any]) -> list[Text]:

@@ -118,6 +118,7 @@ def build(view: ReportInput) -> Report:
         "rows": rows,
         "by_category": _matrix(view.rows, "by_category"),
         "by_language": _matrix(view.rows, "by_language"),
+        "labels": [_labels(step) for step in view.steps if step.stage == "label" and step.facts],
         "steps": [step.model_dump(mode="json") for step in view.steps],
         "data": [data.model_dump(mode="json") for data in view.data],
         "problems": list(view.problems),
@@ -313,6 +314,34 @@ def losses(card: Mapping[str, Any]) -> list[tuple[float, float]]:
     logged = training.get("losses") or []
     stride = training.get("steps", len(logged)) / max(1, len(logged))
     return [(number * stride, loss) for number, loss in enumerate(logged, 1) if math.isfinite(loss)]
+
+
+def _labels(step: StepView) -> dict[str, Any]:
+    """What a label step made of its questions, and what that cost."""
+    facts = step.facts
+    usd, accepted = facts.get("usd"), facts.get("accepted")
+    return {
+        "name": step.name,
+        "verdicts": verdicts(facts),
+        "problems": facts.get("problems") or {},
+        **{key: facts.get(key) for key in ("questions", "calls", "replayed", "tokens_in", "tokens_out", "usd")},
+        "usd_per_accepted": usd / accepted if usd is not None and accepted else None,
+    }
+
+
+def label_line(step: Mapping[str, Any]) -> str:
+    """A label step of the report in a sentence."""
+    (_, accepted), *flagged = step["verdicts"]
+    total = accepted + sum(count for _, count in flagged)
+    said = [f"{accepted} of {words.counted(total, 'question')} accepted"]
+    said += [f"{why} {count}" for why, count in flagged]
+    if step["problems"]:
+        said.append("no usable answer: " + ", ".join(f"{kind} {n}" for kind, n in sorted(step["problems"].items())))
+    if step["calls"] is not None:
+        said.append(words.counted(step["calls"], "call"))
+    if step["usd"] is not None:
+        said.append(f"{words.usd(step['usd'])}, {words.usd(step['usd_per_accepted'])} an accepted label")
+    return f"{step['name']}: {'; '.join(said)}."
 
 
 def verdicts(facts: Mapping[str, Any]) -> list[tuple[str, int]]:

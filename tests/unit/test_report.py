@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.cli import page, words
-from services.cli.report import ReportInput, RowView, StepView, build, merge_facts, verdicts
+from services.cli.report import ReportInput, RowView, StepView, build, label_line, merge_facts, verdicts
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -149,6 +149,26 @@ def test_hostile_names_are_shown_not_run() -> None:
     seen.feed(shown)
     assert "script" not in seen.tags
     assert shown.count("&lt;script&gt;") > 5
+
+
+def test_a_label_step_tells_what_became_of_its_questions_and_what_they_cost() -> None:
+    facts = {
+        "questions": 60, "accepted": 50, "flagged": {"votes disagree": 8, "too few usable votes": 2},
+        "problems": {"blocked": 3}, "calls": 400, "tokens_in": 9000, "tokens_out": 800, "usd": 2.0, "replayed": 12,
+    }  # fmt: skip
+    steps = (StepView(name="labels", stage="label", state="complete", facts=facts),)
+    report = build(a_view(*CLEAR, steps=steps))
+    (labels,) = report["labels"]
+    assert labels["usd_per_accepted"] == pytest.approx(0.04)
+    assert label_line(labels) == (
+        "labels: 50 of 60 questions accepted; votes disagree 8; too few usable votes 2; no usable answer: blocked 3; "
+        "400 calls; $2.00, $0.04 an accepted label."
+    )
+    shown = page.html(json.loads(json.dumps(report)))
+    assert "9,000 in, 800 out" in shown
+    assert "blocked 3" in shown
+    unpriced = build(a_view(*CLEAR, steps=(steps[0].model_copy(update={"facts": facts | {"usd": None}}),)))["labels"][0]
+    assert label_line(unpriced).endswith("400 calls.")
 
 
 def test_the_page_asks_the_network_for_nothing() -> None:
