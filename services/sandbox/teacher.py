@@ -2,9 +2,10 @@
 
 `python -m services.sandbox.teacher --port 8765`
 
-Served: `POST /v1beta/models/sandbox-{any}:generateContent` and `:countTokens`, resumable uploads at
-`/upload/v1beta/files`, `GET` and `DELETE /v1beta/files/{id}`, `GET /health`.
-Source of the protocol: ai.google.dev/api (generateContent, files), as google-genai 3.4 speaks it.
+Served: `POST /v1beta/models/sandbox-{any}:generateContent`, `:countTokens` and `:batchGenerateContent`, resumable
+uploads at `/upload/v1beta/files`, `GET` and `DELETE /v1beta/files/{id}`, `/v1beta/batches`, `GET /health`. And OpenAI's
+`POST /v1/chat/completions`, with a `video_url`.
+Source of the protocol: ai.google.dev/api (generateContent, files, batches), as google-genai 3.4 speaks it.
 """
 
 import argparse
@@ -16,63 +17,22 @@ import json
 import re
 import secrets
 import sys
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiohttp import web
 
-from services.sandbox.clips import scene_of
-from services.sandbox.mistakes import Case, Mistakes, Rates
-from services.sandbox.questions import truth
-from shared.errors import RoadQAError
+from services.sandbox import chat
+from services.sandbox.batches import Batches
+from services.sandbox.faults import FAULTS, MEANING, Faults, Refusal, google_error
+from services.sandbox.mistakes import Rates
+from services.sandbox.oracle import Asked, Options, Oracle, Said, Seen, check_model
 
 REQUEST_BYTES = 20 * 2**20  #: Gemini's bound on one request
 FILE_BYTES = 2 * 2**30
-SCENES = 4096  #: clips whose scene is remembered
-MODELS = "sandbox-"  #: what the names of the models here begin with: another's must not seem to answer
-TOKENS_PER_FRAME = 258  #: Gemini's figure for a frame at medium resolution
-_STATUS = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
-_OTHER_MODELS = f": the sandbox has {MODELS}teacher only; for Gemini's set ROADQA_GEMINI_API_KEY, then `make down up`"
-_BLOCK = re.compile(r"<question>\n(.*?)\n</question>\n<choices>\n(.*?)\n</choices>", re.DOTALL)
-_VOTE = re.compile(r"^Vote \d+: choice (\d+) ", re.MULTILINE)
-
-
-class Faults(NamedTuple):
-    """Shares of generateContent calls that fail in each way."""
-
-    limited: float = 0.0  #: 429, with a retryDelay
-    server: float = 0.0  #: 500
-    malformed: float = 0.0  #: 200, but the text is JSON cut short
-    empty: float = 0.0  #: 200 without a candidate
-    retry_delay_s: float = 0.2
-
-
-@dataclass(frozen=True)
-class Options:
-    rates: Rates = field(default_factory=Rates)
-    faults: Faults = field(default_factory=Faults)
-    seed: int = 0
-    latency_s: float = 0.0
-    api_key: str | None = None  #: the only key accepted; None accepts any
-    polls: int = 1  #: looks at an uploaded file before it is ACTIVE
-
-
-class Refusal(Exception):  # noqa: N818 - an answer of the protocol, not a failure of the server
-    """An error as Gemini words it."""
-
-    def __init__(self, code: int, message: str, details: list[dict[str, Any]] | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.body = {
-            "error": {
-                "code": code,
-                "message": message,
-                "status": _STATUS.get(code, "INTERNAL"),
-                "details": details or [],
-            }
-        }
+_ENDS = {"stop": "STOP", "cut": "MAX_TOKENS", "blocked": "SAFETY"}
 
 
 @dataclass
@@ -82,29 +42,26 @@ class Upload:
     name: str
     mime_type: str
     size: int
+    stuck: bool
     data: bytearray = field(default_factory=bytearray)
     complete: bool = False
     looks: int = 0
 
 
-class Seen(NamedTuple):
-    """What the teacher knows of a clip."""
-
-    digest: str
-    scene: Any
-    seconds: float
-
-
 class TeacherServer:
-    """The server's state: uploads, remembered scenes, and how often each request was tried."""
+    """The server's state: uploads, jobs, and what it was asked."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._mistakes = Mistakes(options.rates, options.seed)
+        self._oracle = Oracle(options)
         self._uploads: dict[str, Upload] = {}
-        self._scenes: OrderedDict[str, Seen] = OrderedDict()
-        self._tries: Counter[str] = Counter()
-        self.served: Counter[str] = Counter()
+        self._sent = 0
+        self._batches = Batches(options, self._from_batch)
+        self._in_flight = 0
+
+    @property
+    def served(self) -> Counter[str]:
+        return self._oracle.served
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=FILE_BYTES, middlewares=[self._in_protocol])
@@ -114,6 +71,11 @@ class TeacherServer:
         app.router.add_get("/{version:v1[a-z]*}/files/{id}", self._file)
         app.router.add_delete("/{version:v1[a-z]*}/files/{id}", self._delete)
         app.router.add_post("/{version:v1[a-z]*}/models/{call}", self._call)
+        app.router.add_get("/{version:v1[a-z]*}/batches", self._jobs)
+        app.router.add_get("/{version:v1[a-z]*}/batches/{id}", self._job)
+        app.router.add_post("/{version:v1[a-z]*}/batches/{id}:cancel", self._cancel_job)
+        app.router.add_delete("/{version:v1[a-z]*}/batches/{id}", self._delete_job)
+        app.router.add_post("/v1/chat/completions", self._chat)
         return app
 
     @web.middleware
@@ -126,15 +88,21 @@ class TeacherServer:
             return await handler(request)
         except Refusal as refusal:
             self.served[f"error {refusal.code}"] += 1
-            return web.json_response(refusal.body, status=refusal.code)
+            if request.match_info.handler == self._chat:
+                return chat.error(refusal)
+            return web.json_response(google_error(refusal), status=refusal.code)
 
     def _check_key(self, request: web.Request) -> None:
-        key = request.headers.get("x-goog-api-key") or request.query.get("key")
-        if not key:
+        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        key = request.headers.get("x-goog-api-key") or request.query.get("key") or bearer
+        openai = request.match_info.handler == self._chat
+        if not key and not (openai and self._options.api_key is None):
             raise Refusal(403, "Method doesn't allow unregistered callers. Please use API Key.")
         if self._options.api_key not in (None, key):
-            reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
-            raise Refusal(400, "API key not valid. Please pass a valid API key.", [reason])
+            # Some servers echo the key that they refuse: this one does, so that it shows where that ends up.
+            raise Refusal(
+                401 if openai else 400, f"API key not valid: {key}. Please pass a valid one.", "API_KEY_INVALID"
+            )
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "served": dict(self.served), "files": len(self._uploads)})
@@ -144,10 +112,13 @@ class TeacherServer:
     async def _start_upload(self, request: web.Request) -> web.Response:
         if request.headers.get("X-Goog-Upload-Command") != "start":
             raise Refusal(400, "X-Goog-Upload-Command must be start.")
+        self._sent += 1
+        draw = hashlib.sha256(f"{self._options.seed}/upload/{self._sent}".encode()).digest()
         upload = Upload(
             name=secrets.token_hex(6),
             mime_type=request.headers.get("X-Goog-Upload-Header-Content-Type", ""),
             size=int(request.headers.get("X-Goog-Upload-Header-Content-Length", "0")),
+            stuck=int.from_bytes(draw[:8], "big") / 2**64 < self._options.stuck,
         )
         self._uploads[upload.name] = upload
         where = request.url.origin() / request.path.strip("/") / upload.name
@@ -164,11 +135,17 @@ class TeacherServer:
         if len(upload.data) != upload.size:
             raise Refusal(400, f"{len(upload.data)} bytes were sent, {upload.size} were announced.")
         upload.complete = True
-        self.served["upload"] += 1
+        self.served["upload" if upload.mime_type.startswith("video/") else "upload of requests"] += 1
         body = {"file": self._described(upload, request)}
         return web.json_response(body, headers={"X-Goog-Upload-Status": "final"})
 
     async def _file(self, request: web.Request) -> web.Response:
+        name, _, method = request.match_info["id"].partition(":")
+        if method == "download":
+            answers = self._batches.answers(name)
+            if answers is None:
+                raise Refusal(403, f"You do not have permission to access the File {name} or it may not exist.")
+            return web.Response(body=answers, content_type="application/jsonl")
         upload = self._find(request)
         upload.looks += 1
         return web.json_response(self._described(upload, request))
@@ -187,7 +164,7 @@ class TeacherServer:
         return self._uploads[name]
 
     def _active(self, upload: Upload) -> bool:
-        return upload.complete and upload.looks >= self._options.polls
+        return upload.complete and not upload.stuck and upload.looks >= self._options.polls
 
     def _described(self, upload: Upload, request: web.Request) -> dict[str, Any]:
         return {
@@ -203,76 +180,79 @@ class TeacherServer:
 
     async def _call(self, request: web.Request) -> web.Response:
         model, _, method = request.match_info["call"].partition(":")
-        if not model.startswith(MODELS):
-            raise Refusal(404, f"models/{model} is not found for API version v1beta{_OTHER_MODELS}")
-        raw = await request.read()
-        if len(raw) > REQUEST_BYTES:
-            raise Refusal(400, f"Request payload size exceeds the limit: {REQUEST_BYTES} bytes.")
-        try:
-            body = json.loads(raw)
-        except ValueError as error:
-            raise Refusal(400, f"Invalid JSON payload received. {error}") from error
+        check_model(model)
+        raw, body = await _json(request)
         if method == "countTokens":
-            return web.json_response({"totalTokens": self._tokens(_field(body, "generateContentRequest") or body)})
+            asked = self._asked(_field(body, "generateContentRequest") or body)
+            return web.json_response({"totalTokens": self._oracle.tokens(asked)})
+        if method == "batchGenerateContent":
+            batch = body.get("batch") or {}
+            name = str(_field(_field(batch, "inputConfig") or {}, "fileName") or "").rpartition("/")[2]
+            made = self._batches.create(model, batch, bytes(self._upload(name).data))
+            self.served["batch"] += 1
+            return web.json_response(made)
         if method != "generateContent":
             raise Refusal(404, f"models/{model} has no method {method!r}.")
-        if self._options.latency_s:
-            await asyncio.sleep(self._options.latency_s)
-        return web.json_response(self._generate(model, body, hashlib.sha256(raw).hexdigest()))
+        fault = await self._begin(raw)
+        return web.json_response(_response(model, self._oracle.say(self._asked(body), fault)))
 
-    def _generate(self, model: str, body: dict[str, Any], request: str) -> dict[str, Any]:
-        fault = self._fault(request)
+    async def _chat(self, request: web.Request) -> web.Response:
+        raw, body = await _json(request)
+        fault = await self._begin(raw)
+        said = self._oracle.say(chat.asked(self._oracle, body), fault)
+        return web.json_response(chat.completion(str(body["model"]), said))
+
+    async def _begin(self, raw: bytes) -> Any:
+        """Wait as a model takes time; the fault that this try of the request meets, if any."""
+        self._in_flight += 1
+        self.served["most in flight"] = max(self.served["most in flight"], self._in_flight)
+        try:
+            if self._options.latency_s:
+                await asyncio.sleep(self._options.latency_s)
+            fault = self._oracle.fault(hashlib.sha256(raw).hexdigest())
+            if fault == "hang":
+                await asyncio.sleep(self._options.hang_s)
+        finally:
+            self._in_flight -= 1
         self.served["generateContent"] += 1
-        clip, prompt = self._seen(_parts(body)), _prompt(_parts(body))
-        if clip is None:
-            raise Refusal(400, "This teacher answers questions on a video; the request holds none.")
-        config = _field(body, "generationConfig") or {}
-        answer = self._answer(clip, prompt, _schema(config), f"{config.get('seed', 0)}/{prompt}")
-        text = json.dumps(answer, ensure_ascii=False)
-        if fault == "empty":
-            return {"usageMetadata": self._usage(body, ""), "modelVersion": model}
-        if fault == "malformed":
-            text = text[: len(text) // 2]
-        candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP", "index": 0}
-        return {"candidates": [candidate], "usageMetadata": self._usage(body, text), "modelVersion": f"{model}-sandbox"}
-
-    def _fault(self, request: str) -> str | None:
-        """Draw this try's fault; another try of the same request draws anew."""
-        faults = self._options.faults
-        self._tries[request] += 1
-        draw = hashlib.sha256(f"{self._options.seed}/{request}/{self._tries[request]}".encode()).digest()
-        share = int.from_bytes(draw[:8], "big") / 2**64
-        for name, rate in faults._asdict().items():
-            if name == "retry_delay_s":
-                break
-            if share < rate:
-                return self._raised(name)
-            share -= rate
-        return None
-
-    def _raised(self, fault: str) -> str:
-        if fault == "limited":
-            delay = f"{self._options.faults.retry_delay_s:g}s"
-            info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
-            raise Refusal(429, f"You exceeded your current quota. Please retry in {delay}.", [info])
-        if fault == "server":
-            raise Refusal(500, "An internal error has occurred. Please retry.")
-        self.served[fault] += 1
         return fault
 
-    def _answer(self, clip: Seen, prompt: str, schema: dict[str, Any], request: str) -> dict[str, Any]:
-        case = _case(clip, prompt)
-        wanted = schema.get("properties", {})
-        if "verdict" in wanted:
-            votes = [int(number) - 1 for number in _VOTE.findall(prompt)]
-            verdict = self._mistakes.verify(case, votes, request)
-            word = "consistent" if verdict.consistent else "inconsistent"
-            doubts = [] if verdict.consistent else [f"The clip shows: {case.choices[verdict.answer]}."]
-            return {"inconsistencies": doubts, "answer": verdict.answer + 1, "verdict": word}
-        if "answer" in wanted:
-            place = self._mistakes.vote(case, request)
-            return {"reasoning": f"The clip shows: {case.choices[place]}.", "answer": place + 1}
-        raise Refusal(400, "This teacher answers schemas with `answer`, or `answer` and `verdict`, only.")
+    def _from_batch(self, model: str, body: dict[str, Any]) -> dict[str, Any]:
+        fault = self._oracle.fault(hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest())
+        self.served["generateContent"] += 1
+        return _response(model, self._oracle.say(self._asked(body), fault))
+
+    def _asked(self, body: dict[str, Any]) -> Asked:
+        parts = _parts(body)
+        config = _field(body, "generationConfig") or {}
+        schema: dict[str, Any] = _field(config, "responseJsonSchema") or _field(config, "responseSchema") or {}
+        resolution = str(_field(config, "mediaResolution") or "").rpartition("_")[2].lower()
+        return Asked(
+            self._seen(parts),
+            "\n".join(part["text"] for part in parts if "text" in part),
+            schema,
+            int(config.get("seed") or 0),
+            _field(config, "maxOutputTokens"),
+            next((meta.get("fps", 1.0) for part in parts if (meta := _field(part, "videoMetadata"))), 1.0),
+            resolution or "default",
+        )
+
+    # Jobs
+
+    async def _jobs(self, request: web.Request) -> web.Response:
+        return web.json_response(self._batches.all())
+
+    async def _job(self, request: web.Request) -> web.Response:
+        return web.json_response(self._batches.look(request.match_info["id"]))
+
+    async def _cancel_job(self, request: web.Request) -> web.Response:
+        self._batches.cancel(request.match_info["id"])
+        self.served["batch cancelled"] += 1
+        return web.json_response({})
+
+    async def _delete_job(self, request: web.Request) -> web.Response:
+        self._batches.delete(request.match_info["id"])
+        return web.json_response({})
 
     # Clips
 
@@ -287,47 +267,43 @@ class TeacherServer:
     def _inline(self, blob: dict[str, Any]) -> Seen:
         encoded = blob.get("data", "")
         key = hashlib.sha256(encoded.encode()).hexdigest()
-        if key not in self._scenes:
-            try:  # the SDK writes the URL-safe alphabet
-                data = base64.b64decode(encoded.replace("-", "+").replace("_", "/"), validate=True)
-            except binascii.Error as error:
-                raise Refusal(400, f"inlineData.data is not base64: {error}") from error
-            self._remember(key, data)
-        self._scenes.move_to_end(key)
-        return self._scenes[key]
+        if (seen := self._oracle.known(key)) is not None:
+            return seen
+        try:  # the SDK writes the URL-safe alphabet
+            data = base64.b64decode(encoded.replace("-", "+").replace("_", "/"), validate=True)
+        except binascii.Error as error:
+            raise Refusal(400, f"inlineData.data is not base64: {error}") from error
+        return self._oracle.remember(key, data)
 
     def _uploaded(self, file: dict[str, Any]) -> Seen:
         name = str(_field(file, "fileUri") or "").rpartition("/")[2]
         upload = self._upload(name)
         if not self._active(upload):
             raise Refusal(400, f"The File {name} is not in an ACTIVE state and usage is not allowed.")
-        if name not in self._scenes:
-            self._remember(name, bytes(upload.data))
-        return self._scenes[name]
+        return self._oracle.known(name) or self._oracle.remember(name, bytes(upload.data))
 
-    def _remember(self, key: str, data: bytes) -> None:
-        try:
-            scene = scene_of(data)
-        except RoadQAError as error:
-            raise Refusal(400, f"The video could not be processed: {error}") from error
-        self._scenes[key] = Seen(hashlib.sha256(data).hexdigest(), scene, float(getattr(scene, "seconds", 5.0)))
-        while len(self._scenes) > SCENES:
-            self._scenes.popitem(last=False)
 
-    # Tokens
+async def _json(request: web.Request) -> tuple[bytes, dict[str, Any]]:
+    raw = await request.read()
+    if len(raw) > REQUEST_BYTES:
+        raise Refusal(400, f"Request payload size exceeds the limit: {REQUEST_BYTES} bytes.")
+    try:
+        return raw, json.loads(raw)
+    except ValueError as error:
+        raise Refusal(400, f"Invalid JSON payload received. {error}") from error
 
-    def _tokens(self, body: dict[str, Any]) -> int:
-        parts = _parts(body)
-        clip = self._seen(parts)
-        fps = next((meta.get("fps", 1.0) for part in parts if (meta := _field(part, "videoMetadata"))), 1.0)
-        if not 0 < fps <= 24:
-            raise Refusal(400, f"video_metadata.fps must be in (0, 24], it is {fps}.")
-        frames = 0 if clip is None else max(1, round(clip.seconds * fps))
-        return frames * TOKENS_PER_FRAME + len(_prompt(parts)) // 4
 
-    def _usage(self, body: dict[str, Any], text: str) -> dict[str, int]:
-        asked, answered = self._tokens(body), len(text) // 4
-        return {"promptTokenCount": asked, "candidatesTokenCount": answered, "totalTokenCount": asked + answered}
+def _response(model: str, said: Said) -> dict[str, Any]:
+    """What was said, as Gemini writes it."""
+    usage = {"promptTokenCount": said.tokens_in, "candidatesTokenCount": said.tokens_out,
+             "totalTokenCount": said.tokens_in + said.tokens_out}  # fmt: skip
+    about: dict[str, Any] = {"usageMetadata": usage, "modelVersion": f"{model}-sandbox"}
+    if said.end == "refused":
+        return about | {"promptFeedback": {"blockReason": "SAFETY"}}
+    if said.end == "nothing":
+        return about
+    content = {"role": "model", "parts": [{"text": said.text}]} if said.text else {"role": "model"}
+    return about | {"candidates": [{"content": content, "finishReason": _ENDS[said.end], "index": 0}]}
 
 
 def _field(message: dict[str, Any], name: str) -> Any:
@@ -342,28 +318,12 @@ def _parts(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [part for content in contents for part in content.get("parts", [])]
 
 
-def _prompt(parts: list[dict[str, Any]]) -> str:
-    return "\n".join(part["text"] for part in parts if "text" in part)
-
-
-def _schema(config: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = _field(config, "responseJsonSchema") or _field(config, "responseSchema") or {}
-    return schema
-
-
-def _case(clip: Seen, prompt: str) -> Case:
-    match = _BLOCK.search(prompt)
-    if match is None:
-        raise Refusal(400, "The prompt holds no <question> and <choices>.")
-    choices = tuple(line.partition(". ")[2] for line in match[2].split("\n"))
-    place = truth(clip.scene, match[1], choices)
-    if place is None:
-        raise Refusal(400, f"The scene does not tell: {match[1]} ({', '.join(choices)})")
-    return Case(clip.digest, match[1], choices, place)
-
-
 def _arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m services.sandbox.teacher", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m services.sandbox.teacher", description=__doc__.split("\n")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="faults:\n" + "\n".join(f"  {fault:9} {MEANING[fault]}" for fault in FAULTS),
+    )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--seed", type=int, default=0)
@@ -372,27 +332,19 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--verify-error", type=float, default=Rates().verify_error)
     parser.add_argument("--see-through", type=float, default=Rates().see_through)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
-    parser.add_argument("--faults", default="", help="such as 429=0.05,500=0.02,malformed=0.02,empty=0.01")
+    parser.add_argument("--faults", default="", help="shares, such as 429=0.05,500=0.02,malformed=0.02")
     parser.add_argument("--retry-delay", type=float, default=Faults().retry_delay_s, help="seconds a 429 asks for")
+    parser.add_argument("--hang", type=float, default=Options().hang_s, help="seconds that a `hang` takes")
     parser.add_argument("--polls", type=int, default=1, help="looks at an upload before it is ACTIVE")
+    parser.add_argument("--stuck", type=float, default=0.0, help="share of uploads that stay in PROCESSING")
+    parser.add_argument("--answer-tokens", type=int, default=0, help="output tokens that each answer needs")
+    parser.add_argument("--gullible", action="store_true", help="obey `SAY: …` in a question or a clip's title")
+    parser.add_argument("--batch-looks", type=int, default=1, help="looks at a batch job before it has ended")
+    parser.add_argument("--batch-left-out", type=float, default=0.0, help="share of a job's requests without an answer")
+    parser.add_argument("--batch-ends", default="", help="how the first jobs end, such as EXPIRED,FAILED")
+    parser.add_argument("--batch-unheard", type=int, default=0, help="first jobs that are taken but answered by a 500")
     parser.add_argument("--api-key", help="accept this key only")
     return parser.parse_args(arguments)
-
-
-def parse_faults(text: str, retry_delay_s: float = 0.2) -> Faults:
-    """Read `429=0.05,500=0.02,malformed=0.02,empty=0.01`.
-
-    Raises:
-        ValueError: an unknown fault, or a share that is no number.
-    """
-    fields = {"429": "limited", "500": "server", "malformed": "malformed", "empty": "empty"}
-    rates = {}
-    for item in filter(None, text.split(",")):
-        name, _, share = item.partition("=")
-        if name.strip() not in fields:
-            raise ValueError(f"unknown fault {name!r}; choose from {', '.join(fields)}")
-        rates[fields[name.strip()]] = float(share)
-    return Faults(**rates, retry_delay_s=retry_delay_s)
 
 
 async def serve(options: Options, host: str, port: int) -> None:
@@ -414,8 +366,11 @@ def main(arguments: list[str]) -> None:
     args = _arguments(arguments)
     options = Options(
         rates=Rates(args.vote_error, args.common_share, args.verify_error, args.see_through),
-        faults=parse_faults(args.faults, args.retry_delay),
-        seed=args.seed, latency_s=args.latency, api_key=args.api_key, polls=args.polls,
+        faults=Faults.parse(args.faults, args.retry_delay),
+        seed=args.seed, latency_s=args.latency, hang_s=args.hang, api_key=args.api_key, polls=args.polls,
+        stuck=args.stuck, answer_tokens=args.answer_tokens, gullible=args.gullible, batch_looks=args.batch_looks,
+        batch_left_out=args.batch_left_out, batch_ends=tuple(filter(None, args.batch_ends.split(","))),
+        batch_unheard=args.batch_unheard,
     )  # fmt: skip
     try:
         asyncio.run(serve(options, args.host, args.port))
