@@ -40,6 +40,7 @@ class BatchTeacher:
         self._submitting: set[asyncio.Task[None]] = set()
         self._clips: Counter[str] = Counter()  # requests under way, by clip
         self.troubles: Counter[str] = Counter()
+        self.batched = True
 
     async def ask(self, request: Request, clip: Path | None) -> Reply:
         tries = Tries(self._patience, self.troubles)

@@ -27,6 +27,7 @@ class GeminiTeacher:
         self._service = GeminiService(api_key, base_url, patience, inline_limit)
         self._patience, self._pace = patience, pace or Pace(32)
         self.troubles: Counter[str] = Counter()
+        self.batched = False
 
     async def ask(self, request: Request, clip: Path | None) -> Reply:
         tries = Tries(self._patience, self.troubles)

@@ -1,6 +1,7 @@
 """What a teacher said is kept before it is used, so that nothing is asked, or paid for, twice."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from shared.context import LocalPurse, Purse, Scratch
 from shared.errors import Stopped
 from shared.prices import expected_tokens, prices
 from shared.schema import Frozen
+from shared.teachers.crew import PUT_DOWN
 from shared.teachers.teacher import UNPAID, Request, Teacher, TeacherError, Usage
 
 PREFIX = "journal/"
@@ -84,7 +86,7 @@ class Journal:
             if entry is None:
                 async with self._places:
                     if self._stopping():  # what waited for its place is not begun
-                        raise Stopped("no more is asked; the answers so far are kept")
+                        raise Stopped(PUT_DOWN)
                     entry = await self._ask(request, clip)
                     await asyncio.to_thread(self._scratch.put, name, entry.model_dump_json().encode())
                 self.asked += 1
@@ -122,7 +124,13 @@ class Journal:
         return max(self._dearest, self._usd(request, Usage(*tokens)) or 0.0)
 
     def _usd(self, request: Request, usage: Usage) -> float | None:
-        return prices().usd(request.teacher.model, usage.tokens_in, usage.tokens_out, usage.tokens_cached)
+        model, tokens = request.teacher.model, (usage.tokens_in, usage.tokens_out, usage.tokens_cached)
+        return prices().usd(model, *tokens, batch=self._teacher.batched)
+
+    @property
+    def troubles(self) -> Counter[str]:
+        """What went wrong with the service here, by kind, also where a later try mended it."""
+        return self._teacher.troubles
 
     async def _answer(self, request: Request, clip: Path | None) -> Entry:
         data: dict[str, Any] | None = None

@@ -42,6 +42,7 @@ class OpenAITeacher:
         )  # fmt: skip
         self._frames: dict[str, asyncio.Task[list[str]]] = {}
         self.troubles: Counter[str] = Counter()
+        self.batched = False
 
     async def ask(self, request: Request, clip: Path | None) -> Reply:
         tries = Tries(self._patience, self.troubles)

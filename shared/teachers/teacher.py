@@ -103,6 +103,8 @@ class Teacher(Protocol):
 
     #: Every failed try by kind, those that another try made good included.
     troubles: Counter[str]
+    #: Whether requests go in jobs, at the price of those, and those that wait at the same time together.
+    batched: bool
 
     async def ask(self, request: Request, clip: Path | None) -> Reply:
         """Ask, and ask again within bounds where that may help.

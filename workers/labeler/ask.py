@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,11 +14,11 @@ from shared.contracts import LabelRecipe
 from shared.errors import RoadQAError, Stopped
 from shared.schema import Clip, Label, Question, Vote
 from shared.teachers import Entry, Journal, Request, TeacherError
+from shared.teachers.crew import PUT_DOWN, raise_cause
 from workers.labeler import consensus, prompts
 from workers.labeler.consensus import Consensus, Verification
 
 Verdict = Literal["consistent", "inconsistent"]
-PUT_DOWN = "labelling was put down; the answers so far are kept"
 OUTAGE = 20  #: requests in a row, each after all its tries, without any answer from the service
 
 
@@ -84,7 +84,7 @@ class Asker:
     async def _vote(self, question: Question, clip: _Video, number: int, slot: int, prompt: prompts.Prompt) -> Vote:
         order = self._order(question, number, slot)
         text = prompts.vote_prompt(prompt, question, order)
-        request = self._request(question, clip, number, slot, prompt.id, text, vote_answer(len(order)), order)
+        request = self._request(question, clip, number, slot, prompt, text, vote_answer(len(order)), order)
         entry = await self._ask(request, clip)
         if isinstance(entry, TeacherError):
             return _no_vote(entry, prompt.id, number)
@@ -95,7 +95,7 @@ class Asker:
         slot = len(votes)
         order = self._order(question, number, slot)
         text = prompts.verify_prompt(prompt, question, order, votes)
-        request = self._request(question, clip, number, slot, prompt.id, text, verify_answer(len(order)), order)
+        request = self._request(question, clip, number, slot, prompt, text, verify_answer(len(order)), order)
         entry = await self._ask(request, clip)
         if isinstance(entry, TeacherError):
             return Verification(_no_vote(entry, prompt.id, number), False)
@@ -127,7 +127,7 @@ class Asker:
         clip: _Video,
         number: int,
         slot: int,
-        prompt_id: str,
+        prompt: prompts.Prompt,
         text: str,
         answer: type[BaseModel],
         order: tuple[int, ...],
@@ -135,7 +135,8 @@ class Asker:
         seed = hashlib.sha256(f"{self._recipe.seed}/{question.id}/{number}/{slot}".encode()).digest()
         return Request(
             teacher=self._careful if "verdict" in answer.model_fields else self._recipe.teacher,
-            prompt_id=prompt_id, prompt=text, answer=answer, clip=question.clip, seconds=clip.clip.seconds,
+            prompt_id=prompt.id, prompt=text, answer=answer, clip=question.clip, seconds=clip.clip.seconds,
+            language=prompt.language if prompt.language == question.language else None,
             order=order, slot=slot, round=number, seed=int.from_bytes(seed[:4], "big") >> 1,
         )  # fmt: skip
 
@@ -151,16 +152,6 @@ def _vote(entry: Entry, prompt: str, words: str) -> Vote:
 
 def _no_vote(error: TeacherError, prompt: str, number: int) -> Vote:
     return Vote(prompt=prompt, round=number, choice=None, reasoning=error.message, problem=error.kind)
-
-
-def raise_cause(results: Iterable[object]) -> None:
-    """Raise the failure among `results` that came first by itself; `Stopped` where all were only put down."""
-    failures = [result for result in results if isinstance(result, BaseException)]
-    causes = [failure for failure in failures if not isinstance(failure, Stopped | asyncio.CancelledError)]
-    if causes:
-        raise causes[0]
-    if failures:
-        raise Stopped(PUT_DOWN)
 
 
 class TeacherOutageError(RoadQAError):

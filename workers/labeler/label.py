@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,15 @@ from shared.context import Context
 from shared.contracts import LabelRecipe, TeacherRecipe
 from shared.schema import Label, Origin, Question, Rows, write_jsonl, write_rows
 from shared.settings import settings
-from shared.teachers import Journal, Teacher, connect
+from shared.teachers import Journal, Teacher, from_settings
+from shared.teachers.crew import Crew, raise_cause
 from shared.teachers.teacher import TRANSIENT
-from workers.labeler.ask import Asker, TeacherOutageError, TeacherRefusalError, raise_cause
+from workers.labeler.ask import Asker, TeacherOutageError, TeacherRefusalError
 
 OUTAGE_SHARE = 0.05  #: of the questions may stay without a quorum because the service failed
-STOP_LOOK_S = 0.5  #: seconds between looks at `ctx.stopping`
+IN_A_JOB = 10_000  #: clips, and requests, that are waited for at once in batch mode
 
 TeacherFactory = Callable[[TeacherRecipe], Teacher]
-
-
-def from_settings(recipe: TeacherRecipe) -> Teacher:
-    """The teacher at the server, and with the key, that the settings name."""
-    now = settings()
-    return connect(
-        recipe,
-        api_key=now.gemini_api_key.get_secret_value(),
-        base_url=now.gemini_base_url or None,
-        in_flight=now.teacher_in_flight,
-    )
 
 
 def label(
@@ -37,8 +28,7 @@ def label(
     out: Path,
     ctx: Context,
     *,
-    teacher_factory: TeacherFactory = from_settings,
-    clips_at_once: int = 32,
+    teacher_factory: TeacherFactory | None = None,
     in_flight: int | None = None,
 ) -> dict[str, Any]:
     """Write the rows whose answer votes and verification agree on, and every label to `labels.jsonl`.
@@ -47,7 +37,8 @@ def label(
     labelled, only where the recipe says `answered: ask`; what their answer is, the teacher is not told.
 
     Args:
-        in_flight: requests at once; by default what the settings say.
+        teacher_factory: makes the teacher of a recipe; by default the one that the settings name.
+        in_flight: requests, and clips, at once; by default what the settings say.
 
     Raises:
         LimitReachedError: the run may spend no more; the journal holds all answers so far.
@@ -58,8 +49,9 @@ def label(
     """
     rows = Rows(inputs["data"])
     wanted = [question for question in rows.questions if question.answer is None or recipe.answered == "ask"]
+    factory = teacher_factory or partial(from_settings, scratch=ctx.scratch)
     bound = in_flight or settings().teacher_in_flight
-    labels, journal = asyncio.run(_label_all(rows, wanted, recipe, ctx, teacher_factory, clips_at_once, bound))
+    labels, journal = asyncio.run(_label_all(rows, wanted, recipe, ctx, factory, bound))
     _refuse_outage(labels)
     _refuse_refusal(labels, clips=len({question.clip for question in wanted}))
     accepted = [_answered(question, verdict, recipe) for question, verdict in zip(wanted, labels, strict=True)]
@@ -70,78 +62,49 @@ def label(
 
 
 async def _label_all(
-    rows: Rows,
-    wanted: list[Question],
-    recipe: LabelRecipe,
-    ctx: Context,
-    factory: TeacherFactory,
-    at_once: int,
-    in_flight: int,
+    rows: Rows, wanted: list[Question], recipe: LabelRecipe, ctx: Context, factory: TeacherFactory, in_flight: int
 ) -> tuple[list[Label], Journal]:
-    """Clip by clip, so that what the service holds of a clip is given up as soon as its questions are done."""
     teacher = factory(recipe.teacher)
     try:
-        run = _Run(rows, recipe, teacher, ctx, len(wanted), in_flight)
-        clips: dict[str, list[Question]] = defaultdict(list)
-        for question in wanted:
-            clips[question.clip].append(question)
-        await run.all(clips, at_once)
+        # A job holds what is asked at the same time, so all is; how many its worker waits for costs nothing.
+        run = _Run(rows, recipe, ctx, teacher, IN_A_JOB if teacher.batched else in_flight)
+        await run.all(wanted, IN_A_JOB if teacher.batched else in_flight)
         return [run.labels[question.id] for question in wanted], run.journal
     finally:
         await teacher.aclose()
 
 
 class _Run:
-    """The clips under way. One failure ends it: nothing more is asked, what is in flight may still arrive."""
+    """The clips under way."""
 
-    def __init__(
-        self, rows: Rows, recipe: LabelRecipe, teacher: Teacher, ctx: Context, total: int, in_flight: int
-    ) -> None:
-        self._rows, self._teacher, self._ctx, self._total = rows, teacher, ctx, total
-        self._failed = False
-        self.journal = Journal(
-            ctx.scratch, teacher, in_flight=in_flight, purse=ctx.purse, stopping=self._ending
-        )
-        self._asker = Asker(recipe, self.journal, self._ending)
+    def __init__(self, rows: Rows, recipe: LabelRecipe, ctx: Context, teacher: Teacher, in_flight: int) -> None:
+        self._rows, self._teacher, self._ctx = rows, teacher, ctx
+        self._crew = Crew(lambda: ctx.stopping, settings().grace_seconds / 2)
+        self.journal = Journal(ctx.scratch, teacher, in_flight=in_flight, purse=ctx.purse, stopping=self._crew.ending)
+        self._asker = Asker(recipe, self.journal, self._crew.ending)
+        self._total = 0
         self.labels: dict[str, Label] = {}
 
-    def _ending(self) -> bool:
-        return self._failed or self._ctx.stopping
+    async def all(self, wanted: list[Question], at_once: int) -> None:
+        """Clip by clip, so that what the service holds of a clip is given up as soon as its questions are done."""
+        self._total = len(wanted)
+        clips: dict[str, list[Question]] = defaultdict(list)
+        for question in wanted:
+            clips[question.clip].append(question)
+        await self._crew.all(clips.items(), self._clip, min(at_once, len(clips)))
 
-    async def all(self, clips: dict[str, list[Question]], at_once: int) -> None:
-        waiting = iter(clips.items())
-        tasks = [asyncio.create_task(self._clips(waiting)) for _ in range(min(at_once, len(clips)))]
-        watch = asyncio.create_task(self._end(tasks))
-        try:
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            for task in [*tasks, watch]:
-                task.cancel()
-            await asyncio.gather(*tasks, watch, return_exceptions=True)
+    async def _clip(self, item: tuple[str, list[Question]]) -> None:
+        clip, questions = item
+        results = await asyncio.gather(*map(self._question, questions), return_exceptions=True)
+        await self._teacher.release(clip)
         raise_cause(results)
-
-    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
-        """Requests in flight are paid for: let them end first, but not for longer than a stop may take."""
-        while not self._ending():
-            await asyncio.sleep(STOP_LOOK_S)
-        await asyncio.wait(tasks, timeout=settings().grace_seconds / 2)
-        for task in tasks:
-            task.cancel()
-
-    async def _clips(self, waiting: Iterator[tuple[str, list[Question]]]) -> None:
-        for clip, questions in waiting:
-            results = await asyncio.gather(
-                *(self._question(question) for question in questions), return_exceptions=True
-            )
-            await self._teacher.release(clip)
-            raise_cause(results)
 
     async def _question(self, question: Question) -> None:
         clip, path = self._rows.clips[question.clip], self._rows.clip_path(question.clip)
         try:
             self.labels[question.id] = await self._asker.label(question, clip, path)
         except BaseException:
-            self._failed = True
+            self._crew.fail()
             raise
         journal = self.journal
         accepted = sum(verdict.status == "accepted" for verdict in self.labels.values())
@@ -207,4 +170,5 @@ def _facts(labels: list[Label], journal: Journal) -> dict[str, Any]:
         "tokens_cached": journal.usage.tokens_cached,
         "usd": journal.usd,
         "replayed": journal.replayed,
+        "troubles": dict(journal.troubles),
     }

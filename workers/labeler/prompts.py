@@ -21,6 +21,7 @@ class Prompt(NamedTuple):
 
     id: str
     template: Template
+    language: str
 
 
 @lru_cache(maxsize=1)
@@ -32,7 +33,7 @@ def _files() -> dict[tuple[str, str], Prompt]:
         if match is None:
             raise ValueError(f"{path}: name it <name>.v<version>[.<language>].md")
         key = (match["name"], match["language"] or "en")
-        prompts[key] = Prompt(path.name.removesuffix(".md"), Template(path.read_text(encoding="utf-8")))
+        prompts[key] = Prompt(path.name.removesuffix(".md"), Template(path.read_text(encoding="utf-8")), key[1])
     return prompts
 
 

@@ -1,6 +1,7 @@
 """What was answered once is never asked again."""
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ class Counting:
         if self.kind:
             raise TeacherError(self.kind, "no")
         return Reply({"reasoning": "", "answer": self.asked}, Usage(10, 2, 1), "model-1")
+
+    troubles: Counter[str] = Counter()
+    batched = False
 
     async def release(self, clip: str) -> None: ...
 

@@ -1,5 +1,6 @@
 """What the label verb commits, with a teacher in this process."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ class Refusing:
             raise TeacherError("rejected", "INVALID_ARGUMENT: no sandbox scene in this clip")
         answer = {"answer": request.order.index(0) + 1, "reasoning": "", "verdict": "consistent", "inconsistencies": []}
         return Reply({name: answer[name] for name in request.answer.model_fields}, Usage(1, 1, 1), "m")
+
+    troubles: Counter[str] = Counter()
+    batched = False
 
     async def release(self, clip: str) -> None: ...
 
