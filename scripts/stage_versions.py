@@ -29,7 +29,7 @@ SOURCES = {
     "evaluate": ("workers/inference/evaluate.py", "shared/metrics.py", *_SHARED),
 }
 _PLUMBING = ("tasks.py", "app.py", "__init__.py")
-_ELSEWHERE = {"predict": ("evaluate.py",)}
+_ELSEWHERE = {"predict": ("evaluate.py", "serve.py", "door.py")}
 
 
 def digest(stage: str) -> str:

@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     )
     decode_threads: int = Field(2, ge=1, description="clips decoded at once beside the engine")
 
+    serve_api_key: SecretStr = Field(SecretStr(""), description="key that `serve` asks for; none: it asks for none")
+
     gemini_api_key: SecretStr = Field(SecretStr(""), description="key for Gemini")
     gemini_base_url: str = Field("", description="another server that speaks Gemini's protocol")
     openai_api_key: SecretStr = Field(

@@ -10,7 +10,7 @@ import click
 import redis
 from pydantic import ValidationError
 
-from services.cli import data, doctor, estimate, labelling, page, predictions, report, runs, show, tracing
+from services.cli import data, doctor, estimate, labelling, page, predictions, report, runs, serve, show, tracing
 from services.cli.collect import collect
 from services.cli.finish import finish
 from services.cli.show import example as _example
@@ -257,6 +257,27 @@ def predict(dataset: str, model: str, output: Path, engine: str, system_prompt: 
     started = finish(store(), board(), plan)
     count = predictions.write_run_submission(store(), started, output)
     click.echo(f"{output}: {count} answers")
+
+
+@main.command(
+    "serve", epilog=_example("roadqa serve sandbox-tiny", "roadqa serve MODEL --port 8001 -- --max-model-len 8192")
+)
+@click.argument("model")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="On loopback.")
+@click.argument("vllm_options", nargs=-1, type=click.UNPROCESSED)
+def serve_(model: str, port: int, vllm_options: tuple[str, ...]) -> None:
+    """Serve a model by vLLM's OpenAI-compatible server, until Ctrl-C. Options after -- are vLLM's own."""
+    with show.progress() as progress:
+        artifact = data.resolve_model(store(), "base", model, progress)
+
+    def ready(url: str) -> None:
+        click.echo(f"{model} answers at {url}/v1, its metrics at {url}/metrics. To ask it of a clip:")
+        click.echo(serve.example(url, model))
+
+    try:
+        serve.serve(artifact, model, port, vllm_options, ready)
+    except KeyboardInterrupt:
+        click.echo(f"{model} is no longer served", err=True)
 
 
 @main.command(epilog=_example("roadqa trace 3f2a…", "roadqa trace RUN --question test_0001"))

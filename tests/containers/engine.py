@@ -197,6 +197,7 @@ ENTRYPOINT ["minio"]
 }
 
 
+@functools.cache  # asked for each file that is served
 def _pip_conf() -> str:
     """This machine's own package sources, for builds in the host's network."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)

@@ -1,0 +1,177 @@
+"""Serving: what vLLM is told, what is refused by its name, and which paths are open. The server itself: integration."""
+
+import asyncio
+import json
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm import envs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from shared.budget import VideoBudget, frame_size, visual_tokens
+from shared.errors import InputError, UsageError
+from shared.settings import Settings
+from workers.inference import serve
+from workers.inference.door import Door
+from workers.inference.engines import read_checkpoint
+
+
+def understood(folder: Path, *words: str) -> Namespace:
+    """vLLM's own reading of the options, with some of the user's after them."""
+    parser = make_arg_parser(FlexibleArgumentParser())
+    parsed = parser.parse_args([*serve.arguments(read_checkpoint(folder), "our-model"), *words])
+    validate_parsed_serve_args(parsed)
+    return parsed
+
+
+@pytest.fixture
+def model(base: Path, tmp_path: Path) -> Path:
+    """A copy that may be changed."""
+    return Path(shutil.copytree(base, tmp_path / "model"))
+
+
+def test_nothing_is_open_but_what_is_promised(base: Path) -> None:
+    told = understood(base)
+    assert told.host == "127.0.0.1"
+    assert told.allowed_local_media_path == ""
+    assert told.allowed_media_domains == ["nowhere.invalid"]
+    assert told.trust_remote_code is told.trust_request_mm_kwargs is False
+    assert told.middleware == ["workers.inference.door.Door"]
+    assert told.limit_mm_per_prompt == {"image": 0, "video": 1}
+    assert told.api_key is None, "every list of processes would show it"
+    assert told.served_model_name == ["our-model"]
+    assert serve.ENVIRONMENT["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    assert {name for name in serve.ENVIRONMENT if name.startswith("VLLM_")} <= envs.environment_variables.keys()
+
+
+def test_the_models_card_decides_how_much_of_a_clip_it_sees(model: Path) -> None:
+    assert understood(model).media_io_kwargs == {"video": {"fps": 2.0, "max_frames": 768}}
+    (model / "card.json").write_text(json.dumps({"recipe": {"video": {"fps": 4, "max_frames": 8}}}))
+    assert understood(model).media_io_kwargs == {"video": {"fps": 4.0, "max_frames": 8}}
+
+
+@pytest.mark.parametrize("video", [VideoBudget(), VideoBudget(tokens_per_patch=6, max_frames=8)])
+def test_a_clip_as_large_as_allowed_is_as_large_as_the_budgets(video: VideoBudget) -> None:
+    size = serve.clip_size(video)
+    width, height = frame_size(3840, 2160, video.max_frames, video)
+    assert video.max_frames * width * height <= size["longest_edge"]
+    assert size["longest_edge"] // size["shortest_edge"] <= video.tokens_per_clip
+    assert visual_tokens(width, height, video.max_frames) > 0.6 * size["longest_edge"] / size["shortest_edge"]
+
+
+def test_settings_reach_the_engine(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Settings(engine_requests=7, engine_kv_cache_bytes=123_000_000)
+    monkeypatch.setattr("workers.inference.vllm_engine.settings", lambda: mine)
+    told = understood(base)
+    assert told.max_num_seqs == 7
+    assert told.kv_cache_memory_bytes == 123_000_000
+
+
+def test_what_the_user_says_wins(base: Path) -> None:
+    told = understood(base, "--port", "8123", "--host", "0.0.0.0", "--allowed-media-domains", "clips.example.com")
+    assert (told.port, told.host, told.allowed_media_domains) == (8123, "0.0.0.0", ["clips.example.com"])
+
+
+def test_an_option_that_vllm_does_not_know_is_refused_by_its_name(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        understood(base, "--swap-space", "4")
+    assert "--swap-space" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [("--api-key", "k"), ("--api-key=k",), ("--api_key", "k"), ("--port", "1", "--api-key", "k")]
+)
+def test_a_key_on_the_command_line_is_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="ROADQA_SERVE_API_KEY"):
+        serve.check_words(words)
+    serve.check_words(("--port", "1", "--api-keyring", "x"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "gpus", "said"),
+    [
+        ({"engine_kv_offload_bytes": 1}, 0, "ROADQA_ENGINE_KV_OFFLOAD_BYTES"),
+        ({"engine_gpus": 2}, 0, "ROADQA_ENGINE_GPUS is 2, but there are 0 GPUs"),
+        ({"engine_gpus": 4}, 2, "ROADQA_ENGINE_GPUS is 4, but there are 2 GPUs"),
+        ({"engine_kv_cache_bytes": 1}, 0, "VLLM_CPU_KVCACHE_SPACE"),
+    ],
+)
+def test_a_setting_that_could_only_be_ignored_is_refused_by_its_name(
+    changed: dict[str, Any], gpus: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+    monkeypatch.setattr(serve, "settings", lambda: Settings(**changed))
+    with pytest.raises(UsageError, match=said):
+        serve.check_settings(gpus)
+
+
+def test_settings_that_fit_are_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    monkeypatch.setattr(serve, "settings", lambda: Settings(engine_kv_offload_bytes=1, engine_gpus=2))
+    serve.check_settings(2)
+    monkeypatch.setattr(serve, "settings", lambda: Settings(engine_kv_cache_bytes=1))
+    serve.check_settings(0)
+
+
+def test_a_format_without_a_kernel_is_refused(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="no kernel for nvfp4-pack-quantized"):
+        serve.arguments(read_checkpoint(model), "our-model")
+
+
+# --- the door ----------------------------------------------------------------------------------------
+
+
+def asked(kind: str, path: str = "") -> tuple[bool, list[dict[str, Any]]]:
+    """Whether the server behind the door heard of it, and what came back."""
+    heard, answered = [], []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        heard.append(scope)
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    asyncio.run(Door(app)({"type": kind, "path": path}, None, send))  # type: ignore[arg-type]
+    return bool(heard), answered
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/health", "/metrics"])
+def test_the_door_lets_in(path: str) -> None:
+    assert asked("http", path) == (True, [])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/invocations",
+        "/tokenize",
+        "/scale_elastic_ep",
+        "/inference/v1/generate",
+        "/docs",
+        "/",
+        "/v1",
+        "/health/../invocations",
+        "//v1/models",
+        "/V1/models",
+    ],
+)
+def test_the_door_is_shut(path: str) -> None:
+    heard, answered = asked("http", path)
+    assert not heard
+    assert answered[0]["status"] == 404
+    heard, answered = asked("websocket", path)
+    assert not heard
+    assert answered[0]["type"] == "websocket.close"
+
+
+def test_the_door_does_not_keep_the_server_from_starting() -> None:
+    assert asked("lifespan")[0]
