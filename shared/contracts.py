@@ -5,6 +5,7 @@ are not. Bump a stage's version in `STAGES` when its verb would give another res
 recipe: `make check` asks for it.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -61,11 +62,20 @@ class LabelRecipe(Recipe):
     seed: Seed = 0
 
 
+#: What of a row a teacher may put otherwise.
+Way = Literal["question", "choices", "scenario"]
+#: Requests for one variation: it is made, and checked by another.
+AUGMENT_CALLS = 2
+
+
 class AugmentRecipe(Recipe):
     """Text-only variations of questions and choices."""
 
-    method: Literal["rules"] = "rules"
+    method: Literal["rules", "teacher"] = "rules"
     per_question: int = Field(1, ge=1, le=8)  #: variations wanted of each question
+    ways: tuple[Way, ...] = Field(("question", "choices", "scenario"), min_length=1)  #: the teacher's, in turn
+    teacher: TeacherRecipe = TeacherRecipe()
+    gates: bool = True  #: False keeps whatever is made, to measure what the gates are worth
     seed: Seed = 0
 
 
@@ -147,14 +157,18 @@ class Stage(NamedTuple):
     inputs: dict[str, Input]
     output: Kind
     fan_out: str | None = None
-    asks_teacher: bool = False  #: costs money; its journal is for all tasks, and stays: the answers were paid for
+    asks_teacher: bool = False  #: may cost money; its journal is for all tasks, and stays: the answers were paid for
+
+    def costs(self, recipe: Mapping[str, Any]) -> bool:
+        """Whether this recipe's work is paid for."""
+        return self.asks_teacher and recipe.get("method") != "rules"
 
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("label", 3, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", asks_teacher=True),
-        Stage("augment", 2, "augmenter", AugmentRecipe,
+        Stage("augment", 3, "augmenter", AugmentRecipe,
               {"data": Input("rows", clips=False)}, "rows", "data", asks_teacher=True),
         Stage("train", 3, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
         Stage("quantize", 3, "quantizer", QuantizeRecipe,

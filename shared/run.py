@@ -123,7 +123,7 @@ class RunState(Frozen):
     @property
     def workable(self) -> list[Task]:
         """Tasks that can be worked on now."""
-        return [task for task in self.open if not (self.paused and STAGES[task.stage].asks_teacher)]
+        return [task for task in self.open if not (self.paused and STAGES[task.stage].costs(task.recipe))]
 
     @property
     def stuck(self) -> bool:
@@ -229,7 +229,7 @@ class Runs:
 
     def spent(self, run: str, state: RunState | None = None) -> float:
         """US dollars that the run's tasks have cost, whichever run asked for them first."""
-        nodes = [n for n in (state or self.state(run)).nodes if STAGES[n.node.stage].asks_teacher]
+        nodes = [n for n in (state or self.state(run)).nodes if STAGES[n.node.stage].costs(n.node.recipe)]
         tasks = {task.key: n.node.recipe_hash for n in nodes for task in n.tasks or ()}
         names = {name for recipe in set(tasks.values()) for name in self._store.keys(f"spent/{recipe}/")}
         wanted = [name for name in names if name.removeprefix("spent/").rsplit("/", 1)[0] in tasks]

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
-from shared.errors import Stopped
+from shared.errors import RoadQAError, Stopped
+from shared.teachers.teacher import TeacherError
 
 PUT_DOWN = "the work was put down; the answers so far are kept"
 LOOK_S = 0.5  #: seconds between looks at whether it is to end
+OUTAGE = 20  #: requests in a row, each after all its tries, without any answer from the service
 
 Item = TypeVar("Item")
 
@@ -19,6 +21,21 @@ class Crew:
         """`patience_s`: how long what is in flight is waited for."""
         self._stopping, self._patience = stopping, patience_s
         self._failed = False
+        self._unanswered = 0
+
+    def answered(self) -> None:
+        """Say that the service answered a request."""
+        self._unanswered = 0
+
+    def unanswered(self, error: TeacherError) -> None:
+        """Say that it did not.
+
+        Raises:
+            TeacherError: this one, where the service answers nothing any more.
+        """
+        self._unanswered = self._unanswered + 1 if error.transient else 0
+        if self._unanswered >= OUTAGE:
+            raise error
 
     def ending(self) -> bool:
         return self._failed or self._stopping()
@@ -61,6 +78,16 @@ class Crew:
         await asyncio.wait(tasks, timeout=self._patience)
         for task in tasks:
             task.cancel()
+
+
+class TeacherOutageError(RoadQAError):
+    """Too much could not be asked; another attempt goes on from the journal."""
+
+
+class TeacherRefusalError(RoadQAError):
+    """The service refuses every request, and would again."""
+
+    permanent = True
 
 
 def raise_cause(results: Iterable[object]) -> None:

@@ -21,10 +21,10 @@ from shared.contracts import LabelRecipe, TeacherRecipe
 from shared.errors import Stopped, UsageError
 from shared.schema import Label, Rows, read_jsonl, write_rows
 from shared.teachers import Patience, Request, Teacher, TeacherError, connect
+from shared.teachers.crew import TeacherOutageError
 from shared.teachers.gemini_service import retry_delay
 from shared.teachers.media import mime_type
 from tests.integration.taught import ROOT, LazyContext, sandbox_teacher, write_scene_rows
-from workers.labeler.ask import TeacherOutageError
 from workers.labeler.label import label
 
 SANDBOX = TeacherRecipe(model="sandbox-teacher")

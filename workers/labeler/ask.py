@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,15 +10,14 @@ from pydantic import BaseModel, Field, create_model
 
 from shared.choices import permutation
 from shared.contracts import LabelRecipe
-from shared.errors import RoadQAError, Stopped
+from shared.errors import Stopped
 from shared.schema import Clip, Label, Question, Vote
 from shared.teachers import Entry, Journal, Request, TeacherError
-from shared.teachers.crew import PUT_DOWN, raise_cause
+from shared.teachers.crew import PUT_DOWN, Crew, raise_cause
 from workers.labeler import consensus, prompts
 from workers.labeler.consensus import Consensus, Verification
 
 Verdict = Literal["consistent", "inconsistent"]
-OUTAGE = 20  #: requests in a row, each after all its tries, without any answer from the service
 
 
 @lru_cache(maxsize=32)
@@ -48,10 +46,9 @@ class _Video(NamedTuple):
 class Asker:
     """Asks a teacher through its journal, by one recipe."""
 
-    def __init__(self, recipe: LabelRecipe, journal: Journal, stopping: Callable[[], bool]) -> None:
-        self._recipe, self._journal, self._stopping = recipe, journal, stopping
+    def __init__(self, recipe: LabelRecipe, journal: Journal, crew: Crew) -> None:
+        self._recipe, self._journal, self._crew = recipe, journal, crew
         self._careful = recipe.teacher.model_copy(update={"temperature": 0.0})  # the verification is no sample
-        self._unanswered = 0
 
     async def label(self, question: Question, clip: Clip, path: Path) -> Label:
         """Ask up to `1 + extra_rounds` rounds; the first that convinces ends it.
@@ -105,16 +102,14 @@ class Asker:
 
     async def _ask(self, request: Request, clip: _Video) -> Entry | TeacherError:
         """The journal's entry, or the failure where the service gave no answer to this one."""
-        if self._stopping():
+        if self._crew.ending():
             raise Stopped(PUT_DOWN)
         try:
             entry = await self._journal.ask(request, clip.path)
         except TeacherError as error:
-            self._unanswered = self._unanswered + 1 if error.transient else 0
-            if self._unanswered >= OUTAGE:
-                raise
+            self._crew.unanswered(error)
             return error
-        self._unanswered = 0
+        self._crew.answered()
         return entry
 
     def _order(self, question: Question, number: int, slot: int) -> tuple[int, ...]:
@@ -152,13 +147,3 @@ def _vote(entry: Entry, prompt: str, words: str) -> Vote:
 
 def _no_vote(error: TeacherError, prompt: str, number: int) -> Vote:
     return Vote(prompt=prompt, round=number, choice=None, reasoning=error.message, problem=error.kind)
-
-
-class TeacherOutageError(RoadQAError):
-    """Too many questions could not be asked; another attempt goes on from the journal."""
-
-
-class TeacherRefusalError(RoadQAError):
-    """The service refuses every request, and would again."""
-
-    permanent = True

@@ -12,9 +12,9 @@ from shared.contracts import LabelRecipe, TeacherRecipe
 from shared.schema import Label, Origin, Question, Rows, write_jsonl, write_rows
 from shared.settings import settings
 from shared.teachers import Journal, Teacher, from_settings
-from shared.teachers.crew import Crew, raise_cause
+from shared.teachers.crew import Crew, TeacherOutageError, TeacherRefusalError, raise_cause
 from shared.teachers.teacher import TRANSIENT
-from workers.labeler.ask import Asker, TeacherOutageError, TeacherRefusalError
+from workers.labeler.ask import Asker
 
 OUTAGE_SHARE = 0.05  #: of the questions may stay without a quorum because the service failed
 IN_A_JOB = 10_000  #: clips, and requests, that are waited for at once in batch mode
@@ -81,7 +81,7 @@ class _Run:
         self._rows, self._teacher, self._ctx = rows, teacher, ctx
         self._crew = Crew(lambda: ctx.stopping, settings().grace_seconds / 2)
         self.journal = Journal(ctx.scratch, teacher, in_flight=in_flight, purse=ctx.purse, stopping=self._crew.ending)
-        self._asker = Asker(recipe, self.journal, self._crew.ending)
+        self._asker = Asker(recipe, self.journal, self._crew)
         self._total = 0
         self.labels: dict[str, Label] = {}
 

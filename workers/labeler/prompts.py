@@ -7,13 +7,11 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-from shared.choices import speaks_by_letter
-from shared.prompts import letter
 from shared.schema import Question, Vote
+from shared.teachers.block import block, language_name, one_line
 
 FOLDER = Path(__file__).parent / "prompts"
 _NAME = re.compile(r"(?P<name>[\w-]+)\.v(?P<version>\d+)(?:\.(?P<language>[a-z]{2}))?\.md")
-_LANGUAGES = {"en": "English", "vi": "Vietnamese"}
 
 
 class Prompt(NamedTuple):
@@ -53,30 +51,15 @@ def verifier(language: str) -> Prompt:
     return _in_language("verify", language)
 
 
-def one_line(text: str) -> str:
-    """`text` without line breaks, and without what could end the block it stands in."""
-    return re.sub(r"</?(question|choices|votes)>", r"(\1)", " ".join(text.split()))
-
-
-def block(question: Question, order: Sequence[int]) -> str:
-    """The question and its numbered choices in `order`, in one fixed form in every prompt."""
-    lines = [f"{place}. {one_line(question.choices[index].text)}" for place, index in enumerate(order, 1)]
-    text = "\n".join(["<question>", one_line(question.text), "</question>", "<choices>", *lines, "</choices>"])
-    if speaks_by_letter([choice.text for choice in question.choices]):
-        names = ", ".join(f"{letter(index)} is choice {place}" for place, index in enumerate(order, 1))
-        text += f"\nA letter in a choice stands for another choice: {names}."
-    return text
-
-
 def vote_prompt(prompt: Prompt, question: Question, order: Sequence[int]) -> str:
-    return prompt.template.substitute(block=block(question, order), language=_language(question))
+    return prompt.template.substitute(block=block(question, order), language=language_name(question.language))
 
 
 def verify_prompt(prompt: Prompt, question: Question, order: Sequence[int], votes: Sequence[Vote]) -> str:
     """The votes' choices are named by their number in `order`, and by their words."""
     lines = [_line(number, vote, question, order) for number, vote in enumerate(votes, 1)]
     return prompt.template.substitute(
-        block=block(question, order), language=_language(question), votes="\n".join(lines)
+        block=block(question, order), language=language_name(question.language), votes="\n".join(lines)
     )
 
 
@@ -85,7 +68,3 @@ def _line(number: int, vote: Vote, question: Question, order: Sequence[int]) -> 
         return f"Vote {number}: none."
     text = one_line(question.choices[vote.choice].text)
     return f"Vote {number}: choice {order.index(vote.choice) + 1} ({text}). Reasoning: {one_line(vote.reasoning)}"
-
-
-def _language(question: Question) -> str:
-    return _LANGUAGES.get(question.language, question.language)

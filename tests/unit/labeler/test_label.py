@@ -9,8 +9,8 @@ from shared.context import LocalContext
 from shared.contracts import LABEL_CALLS, LabelRecipe, TeacherRecipe
 from shared.schema import Choice, Clip, Label, Origin, Question, Rows, read_jsonl, write_rows
 from shared.teachers import Reply, Request, TeacherError, Usage
+from shared.teachers.crew import TeacherRefusalError
 from workers.labeler import prompts
-from workers.labeler.ask import TeacherRefusalError
 from workers.labeler.label import label
 
 
