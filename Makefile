@@ -5,7 +5,7 @@ SERVICES := .venvs/services/bin
 BENCHMARKS := $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: test-containers secrets images push help setup demo test check unit integration e2e bench named prove up down logs clean locks
+.PHONY: test-containers secrets images push help setup demo test check unit integration e2e core bench named prove up down logs clean locks
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,13 +18,13 @@ PYTHON_FOUND := $(shell command -v $(PYTHON) || command -v python3)
 demo: setup ## the whole pipeline on drawn scenes: demo/report.html, report.json, submission.csv
 	@$(SERVICES)/python -m scripts.demo
 
-test: setup ## everything that a change must pass (check, unit, integration, e2e)
+test: setup ## everything that a change must pass (check, unit, integration, e2e, core)
 	@$(SERVICES)/python -m scripts.test
 
 check: setup ## ruff, mypy, import-linter, stage versions, generated docs
 	@$(SERVICES)/python -m scripts.test check
 
-unit integration e2e: setup ## one part of `make test`
+unit integration e2e core: setup ## one part of `make test`; core: two images, the stores, conductor and labeler
 	@$(SERVICES)/python -m scripts.test $@
 
 test-containers: setup ## build every image and run the pipeline through compose (half an hour; root on Debian, or Docker)

@@ -58,6 +58,7 @@ def parts() -> dict[str, list[Step]]:
         "unit": [Step("unit", _pytest(SERVICES, "tests/unit", *ignored)), *_worker_units()],
         "integration": [Step("integration", _pytest(SERVICES, "tests/integration"))],
         "e2e": [Step("e2e", _pytest(SERVICES, "tests/e2e"))],
+        "core": [Step("containers: core", _pytest(SERVICES, "tests/containers/test_core.py", "-rs"))],
         # and those unit tests that skip what they have no tools for: now they have them
         "containers": [Step("containers", _pytest(SERVICES, "tests/containers", *_WITH_TOOLS, "-s"))],
     }
@@ -65,7 +66,7 @@ def parts() -> dict[str, list[Step]]:
 
 def main() -> None:
     """Run the named parts, or all that `make test` means; stop at the first failure."""
-    wanted = sys.argv[1:] or ["check", "unit", "integration", "e2e"]
+    wanted = sys.argv[1:] or ["check", "unit", "integration", "e2e", "core"]
     minutes = []
     for part in wanted:
         started = time.monotonic()

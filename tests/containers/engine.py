@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import psutil
 
@@ -25,9 +25,13 @@ from tests.tools import DOCKER_CONFIG, STATE, UNPACKED
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS, _STOP_SECONDS = 60, 120
-_APT = "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"
+_APT = "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20"
 _SUITE, _PLUGIN_SUITE = "bookworm", "trixie"  # the first has an engine, but neither compose nor buildx
 _MIRROR = "http://deb.debian.org/debian"
+
+
+class NoEngineError(Exception):
+    """No Docker engine, or no base images, can be had on this machine; says why."""
 
 
 class Engine(NamedTuple):
@@ -67,7 +71,11 @@ class Engine(NamedTuple):
 
 @contextmanager
 def engine() -> Iterator[Engine]:
-    """The machine's engine, or one of our own, which is stopped by its pid afterwards; images are kept for the next."""
+    """The machine's engine, or one of our own, which is stopped by its pid afterwards; images are kept for the next.
+
+    Raises:
+        NoEngineError: there is none, and none can be installed or started.
+    """
     if _answers({}):
         yield Engine({}, standins=False)
         return
@@ -102,7 +110,7 @@ def _await(ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not ready():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"dockerd did not answer within {_START_SECONDS} s; its log is in {STATE}/dockerd.log")
+            raise NoEngineError(f"dockerd did not answer within {_START_SECONDS} s; its log is in {STATE}/dockerd.log")
         time.sleep(0.2)
 
 
@@ -122,13 +130,13 @@ def _stop(pid: Path) -> None:
 def _install() -> None:
     """Install an engine and its plugins from Debian."""
     if os.getuid() != 0 or not shutil.which("apt-get"):
-        sys.exit("no Docker engine answers, and only root on Debian can install one here: start Docker first")
+        raise NoEngineError("none answers, and only root on Debian can install one here: start Docker first")
     wanted = {"dockerd": "docker.io", "mmdebstrap": "mmdebstrap", "iptables": "iptables"}
     missing = [package for program, package in wanted.items() if not shutil.which(program)]
     if missing:
-        subprocess.run([*_APT, "update"], check=True)
+        _set_up(*_APT, "update")
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # no engine but our own
-        subprocess.run([*_APT, "install", "-y", "--no-install-recommends", *missing], check=True, env=quiet)
+        _set_up(*_APT, "install", "-y", "--no-install-recommends", *missing, env=quiet)
     STATE.mkdir(parents=True, exist_ok=True)
     plugins = DOCKER_CONFIG / "cli-plugins"
     if not plugins.is_dir():
@@ -146,13 +154,39 @@ def _plugins(folder: Path) -> None:
     options = [f"Dir::Etc::sourcelist={tree}/etc/sources.list", "Dir::Etc::sourceparts=-", f"Dir::State={tree}/state",
                f"Dir::State::status={tree}/state/status", f"Dir::Cache={tree}/cache"]  # fmt: skip
     apt = [*_APT, *(word for option in options for word in ("-o", option))]
-    subprocess.run([*apt, "update"], check=True)
-    subprocess.run([*apt, "download", "docker-compose", "docker-buildx", "promtool"], check=True, cwd=tree)
+    _set_up(*apt, "update")
+    _set_up(*apt, "download", "docker-compose", "docker-buildx", "promtool", cwd=tree)
     for package in tree.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", str(package), str(UNPACKED)], check=True)
+        _set_up("dpkg-deb", "-x", package, UNPACKED)
     folder.mkdir(parents=True)
     for plugin in UNPACKED.glob("usr/libexec/docker/cli-plugins/*"):
         shutil.copy(plugin, folder)
+
+
+def _set_up(*words: object, **how: Any) -> None:
+    done = subprocess.run([*map(str, words)], check=False, **how)
+    if done.returncode:
+        raise NoEngineError(f"`{' '.join(map(str, words[:1] + words[-3:]))}` failed ({done.returncode})")
+
+
+# --- base images ---------------------------------------------------------------------------------
+
+
+def base_images(engine: Engine, images: Mapping[str, str]) -> None:
+    """See that `images` ({"python"|"redis"|"store": name}) are there: pulled, or made.
+
+    Raises:
+        NoEngineError: their registry does not give one.
+    """
+    if engine.standins:
+        standins(engine, images)
+        return
+    for name in images.values():
+        if not engine.docker("images", "-q", name, capture=True).strip():
+            try:
+                engine.docker("pull", "-q", name)
+            except subprocess.CalledProcessError as error:
+                raise NoEngineError(f"there is one, but it cannot pull {name}") from error
 
 
 # --- stand-ins for base images ---------------------------------------------------------------------
@@ -164,9 +198,7 @@ def standins(engine: Engine, images: Mapping[str, str]) -> None:
     context.mkdir(parents=True, exist_ok=True)
     if not engine.docker("images", "-q", _BASE, capture=True).strip():
         tar = STATE / "base.tar"
-        subprocess.run(
-            ["mmdebstrap", "-q", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(tar)], check=True
-        )
+        _set_up("mmdebstrap", "-q", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, tar)
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         engine.docker("import", "-c", f"ENV PATH={path}", tar, _BASE)
         tar.unlink()
