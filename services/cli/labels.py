@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from services.cli.collect import read_rows
 from services.cli.data import Import, Progress, check_name, resolve_data, store_dataset
+from services.cli.estimate import check_limit
 from services.cli.trust import Case, Trust, measure
 from shared.errors import InputError, UsageError
 from shared.formats import label_studio, parts
@@ -70,7 +71,8 @@ def plan(store: Store, wanted: Wanted, progress: Progress) -> Plan:
             "limits": {"teacher_usd": wanted.limit},
         }
     )
-    make_plan(pipeline, {wanted.dataset: ("",)}, {})  # a wrong recipe should be told before anything is stored
+    # a wrong recipe, or a limit without a price, should be told before anything is stored
+    check_limit(make_plan(pipeline, {wanted.dataset: ("",)}, {}))
     return make_plan(pipeline, {wanted.dataset: _parts(store, answered, clips)}, {})
 
 
@@ -129,7 +131,7 @@ def of_run(store: Store, run: str, step: str | None) -> Labelled:
         found += [(label, by_id[label.question]) for label in labels]
     left = len({task.key for task in state.tasks or ()}) - len(state.results)
     costs = [state.results[key].facts.get("usd") for key in {task.key for task in done}]
-    usd = None if None in costs else sum(map(float, costs))
+    usd = None if None in costs else sum(cost for cost in costs if cost is not None)
     return Labelled(state.node.name, state.node.recipe, tuple(found), clips, left, usd)
 
 

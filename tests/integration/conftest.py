@@ -10,6 +10,7 @@ from shared.lease import Board
 from shared.settings import Settings
 from shared.store import Store
 from tests.conftest import settings_of
+from tests.integration.commands import Roadqa
 from tests.integration.processes import OwnRedis, Processes
 
 #: Redis keys that may live for ever.
@@ -57,6 +58,11 @@ def processes(config: Settings, store: Store, board: Board, tmp_path: Path) -> I
     made = Processes(config.model_copy(update={"lease_seconds": 9.0, "heartbeat_seconds": 1.0}), tmp_path)
     yield made
     made.end()
+
+
+@pytest.fixture
+def roadqa(servers: dict[str, str], store: Store, tmp_path: Path) -> Roadqa:
+    return Roadqa(servers, tmp_path)
 
 
 @pytest.fixture

@@ -1,10 +1,6 @@
 """The command line on real servers: exit statuses, one-line errors, imports that lose nothing."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,29 +13,9 @@ from shared.pipeline import Plan, make_plan, parse_pipeline
 from shared.run import Result, Runs
 from shared.schema import Choice, Clip, Origin, Question, write_rows
 from shared.store import Lineage, Manifest, Store
+from tests.integration.commands import Roadqa, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
-Roadqa = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def roadqa(servers: dict[str, str], store: Store, tmp_path: Path) -> Roadqa:
-    def call(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
-        mine = {"ROADQA_S3_BUCKET": "integration", "ROADQA_CACHE_DIR": str(tmp_path / "cli"), "PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            [sys.executable, "-m", "services.cli.main", *map(str, words)],
-            env={**os.environ, **servers, **mine, **env}, cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    return call
-
-
-def one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
-    """The error of a command that must fail with `code`, in one line."""
-    assert done.returncode == code, done.stderr
-    assert done.stderr.startswith("roadqa: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
 
 
 def test_errors_are_one_line_with_an_exit_status_for_each_kind(roadqa: Roadqa, tmp_path: Path) -> None:
