@@ -29,7 +29,7 @@ def write(folder: Path, env: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     made = [_write(folder / name, secrets.token_urlsafe(_BYTES)) for name in
-            ("redis_password", "roadqa_s3_secret_key", "roadqa_store_root_password", "grafana_password")]  # fmt: skip
+            ("redis_password", "roadqa_s3_secret_key", "roadqa_store_root_password", "roadqa_serve_api_key", "grafana_password")]  # fmt: skip
     made += [_write(folder / "roadqa_s3_access_key", "roadqa"), _write(folder / "roadqa_store_root_user", "admin"),
              _write(folder / "roadqa_gemini_api_key", SANDBOX_KEY)]  # fmt: skip
     url = f"redis://:{(folder / 'redis_password').read_text()}@redis:6379/0"

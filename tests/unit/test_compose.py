@@ -116,7 +116,7 @@ def test_the_compose_file_keeps(rule: Callable[[Services], list[str]], services:
 
 
 def test_only_those_who_ask_a_teacher_and_whoever_is_reached_from_the_host_have_a_way_out(services: Services) -> None:
-    assert out_of_doors(services) == ["labeler", "augmenter", "cli", "grafana"]
+    assert out_of_doors(services) == ["labeler", "augmenter", "serve", "cli", "grafana"]
 
 
 FAULTS: list[tuple[Callable[[Services], list[str]], dict[str, Any]]] = [
@@ -233,17 +233,14 @@ def sources(services: Services) -> set[Path]:
 
 def test_all_files_together_are_the_cuda_builds_with_the_gpus(checkout: Checkout) -> None:
     services = checkout.config(*ALL, ROADQA_DEVICE_SUFFIX="-cuda")
-    wanted = {"trainer", "quantizer", "inference", "dcgm-exporter"}
+    built = {"trainer", "quantizer", "inference"}
+    wanted = built | {"serve", "dcgm-exporter"}
     for name, one in services.items():
         devices = one["deploy"]["resources"].get("reservations", {}).get("devices", [])
         assert [device["driver"] for device in devices] == (["nvidia"] if name in wanted else []), name
         assert all(device["count"] == -1 and "gpu" in device["capabilities"] for device in devices)
-        if name in wanted - {"dcgm-exporter"}:
-            assert one["build"]["args"]["DEVICE"] == "cuda"
-            assert one["image"].endswith("-cuda")
-        else:
-            assert "DEVICE" not in one.get("build", {}).get("args", {}), name
-            assert not one["image"].endswith("-cuda"), name
+        assert one.get("build", {}).get("args", {}).get("DEVICE") == ("cuda" if name in built else None), name
+        assert one["image"].endswith("-cuda") == (name in built | {"serve"}), name
         assert {"memory", "pids"} <= one["deploy"]["resources"]["limits"].keys(), name
     assert services["cli"]["environment"]["ROADQA_VLLM_LACKS"] == ""
     assert {source for source in sources(services) if not source.exists()} == set()

@@ -16,6 +16,7 @@ Policy = Callable[[list[Document]], Iterator[str]]
 QUEUES = {stage.queue for stage in STAGES.values()}
 #: Who may speak to the internet.
 OUTSIDE = {"Deployment/labeler", "Deployment/augmenter", "Job/model-pull"}
+SERVER = "Deployment/serve"
 #: Seconds between the end of a worker's grace and its death: the lease goes back, the process ends.
 MARGIN = 15
 #: Volumes that the *restricted* Pod Security Standard allows.
@@ -199,6 +200,32 @@ def key_for_teachers_only(docs: list[Document]) -> Iterator[str]:
             yield f"{pod.name}: has the teacher's key"
 
 
+#: Seconds that a model has to be fetched, loaded and compiled: k8s/components/serve says why.
+MODEL_SECONDS = 1800
+
+
+def served(docs: list[Document]) -> Iterator[str]:
+    """A server is asked at its own health route, has the time that a large model takes, and alone holds its key."""
+    for doc in docs:
+        if name(doc) != SERVER:
+            continue
+        (container,) = doc["spec"]["template"]["spec"]["containers"]
+        for probe in sorted(PROBES & container.keys()):
+            if container[probe].get("httpGet", {}).get("path") != "/health":
+                yield f"{SERVER}: {probe} does not ask /health"
+        startup = container.get("startupProbe", {})
+        seconds = startup.get("periodSeconds", 10) * startup.get("failureThreshold", 3)
+        if seconds < MODEL_SECONDS:
+            yield f"{SERVER}: is killed after {seconds} s, while its model is on its way"
+        if doc["spec"].get("progressDeadlineSeconds", 600) <= seconds:
+            yield f"{SERVER}: its rollout counts as failed before its start does"
+        if any("api-key" in word for word in container.get("args", [])):
+            yield f"{SERVER}: its key stands among its arguments"
+    for pod in pods(docs):
+        if any(item["key"] == "roadqa_serve_api_key" for item in _secret_items(pod)) != (pod.name == SERVER):
+            yield f"{pod.name}: the server's key is for the server, which needs it"
+
+
 def one_namespace(docs: list[Document]) -> Iterator[str]:
     levels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
     spaces = {doc["metadata"]["name"]: doc["metadata"].get("labels", {}) for doc in docs if doc["kind"] == "Namespace"}
@@ -278,18 +305,20 @@ def disruption(docs: list[Document]) -> Iterator[str]:
     budgets = [doc["spec"]["selector"] for doc in docs if doc["kind"] == "PodDisruptionBudget"]
     targets = {doc["spec"]["scaleTargetRef"]["name"] for doc in docs if doc["kind"] == "ScaledObject"}
     for pod in pods(docs):
-        if pod.name.removeprefix("Deployment/") in targets and not any(selects(b, pod.labels) for b in budgets):
+        lasting = pod.name == SERVER or pod.name.removeprefix("Deployment/") in targets
+        if lasting and not any(selects(b, pod.labels) for b in budgets):
             yield f"{pod.name}: no PodDisruptionBudget"
 
 
 def spread(docs: list[Document]) -> Iterator[str]:
     for pod in pods(docs):
-        if pod.labels["app.kubernetes.io/name"] in QUEUES and not pod.spec.get("topologySpreadConstraints"):
+        spreads = pod.name == SERVER or pod.labels["app.kubernetes.io/name"] in QUEUES
+        if spreads and not pod.spec.get("topologySpreadConstraints"):
             yield f"{pod.name}: all on one node, perhaps"
 
 
 POLICIES: tuple[Policy, ...] = (
     no_root, no_privilege, no_capabilities, seccomp, no_host, read_only, tagged, limits, no_token, probed, heartbeat,
-    grace, default_deny, who_leaves, no_open_door, no_secret, known_settings, key_for_teachers_only, one_namespace,
-    references, scaled, conductor_address, disruption, spread,
+    grace, default_deny, who_leaves, no_open_door, no_secret, known_settings, key_for_teachers_only, served,
+    one_namespace, references, scaled, conductor_address, disruption, spread,
 )  # fmt: skip

