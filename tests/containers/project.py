@@ -42,7 +42,7 @@ class Project:
         self.compose("--profile", "*", "down", "-v", "--timeout", "20")
 
     def inspect(self, service: str, what: str) -> str:
-        container = self.compose("ps", "-q", service, capture=True).strip()
+        container = self.compose("--profile", "*", "ps", "-aq", service, capture=True).strip()
         return self.engine.docker("inspect", "-f", what, container, capture=True).strip()
 
     def image(self, service: str) -> str:

@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import urllib.error
+import urllib.request
 
 import pytest
 import yaml
 
+from services.local.stack import free_port
 from tests.containers.project import IMAGES, WORKERS, Project
 from tests.waiting import wait_for
 
@@ -76,6 +79,25 @@ def test_the_pipeline_survives_a_killed_trainer(up: Project) -> None:
     assert int(up.inspect("trainer", "{{.RestartCount}}")) == 1
     up.roadqa("report", run, "--submission", "submission.csv", "--html", "report.html")
     assert (up.folder / "data" / "submission.csv").read_text().startswith("id,answer\n")
+
+
+def test_a_model_is_served_to_who_has_the_key(up: Project) -> None:
+    port = free_port(0)
+    with (up.folder / ".env").open("a") as env:
+        env.write(f"ROADQA_SERVE_MODEL=sandbox-tiny\nROADQA_SERVE_PORT={port}\n")
+    up.compose("--profile", "serve", "up", "-d", "--wait", "--wait-timeout", "600", "--no-build", "serve")
+    up.check_container("serve")
+    url, key = f"http://127.0.0.1:{port}", (up.folder / "compose/secrets/roadqa_serve_api_key").read_text()
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}), timeout=60
+    ) as answer:
+        assert [model["id"] for model in json.load(answer)["data"]] == ["sandbox-tiny"]
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{url}/v1/models", timeout=60)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{url}/invocations", timeout=60)
+    up.compose("--profile", "serve", "stop", "serve")
+    assert up.inspect("serve", "{{.State.ExitCode}}") == "0", "it ends by itself when asked to"
 
 
 def test_a_backup_restored_into_an_empty_stack_holds_every_run(up: Project) -> None:
