@@ -5,11 +5,10 @@ structured output). The SDK retries nothing here: it ignores the `retryDelay` of
 """
 
 import asyncio
-import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -23,6 +22,7 @@ from shared.teachers.teacher import Reply, Request, TeacherError, Usage
 from shared.teachers.tries import Patience, Tries
 from shared.teachers.uploads import Uploads
 
+T = TypeVar("T")
 HOST = "https://generativelanguage.googleapis.com"
 INLINE_CEILING = 14 * 2**20  #: bytes; base64 adds a third, and a whole request must stay under 20 MB
 _BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"}
@@ -46,7 +46,7 @@ class GeminiService:
             httpx_async_client=self._http,
         )
         self.client = genai.Client(api_key=api_key, http_options=options).aio
-        self.uploads = Uploads(self.client, self.typed_errors, patience)
+        self.uploads = Uploads(self.client, self.call, patience)
 
     async def _keep_key(self, request: httpx2.Request) -> None:
         """A redirect to another host does not get the key: the transport drops `Authorization` only."""
@@ -80,10 +80,11 @@ class GeminiService:
             UsageError: the key is refused, or the model unknown.
         """
         config = types.GenerateContentConfig.model_validate(_generation(request, tries).model_dump(exclude_none=True))
-        with self.typed_errors():
-            response = await self.client.models.generate_content(
+        response = await self.call(
+            self.client.models.generate_content(
                 model=request.teacher.model, contents=_contents(request, part), config=config
             )
+        )
         return self.read(response, request)
 
     def body(self, request: Request, part: types.Part | None, tries: Tries) -> dict[str, Any]:
@@ -118,11 +119,13 @@ class GeminiService:
         if request.clip and "file" in error.message.lower():
             self.uploads.forget(request.clip)
 
-    @contextlib.contextmanager
-    def typed_errors(self) -> Iterator[None]:
-        """Turn what the SDK and its transport raise into `TeacherError` or `UsageError`, without the key."""
+    async def call(self, answer: Awaitable[T]) -> T:
+        """The answer, or what the SDK and its transport raise as `TeacherError` or `UsageError`, without the key.
+
+        The error has no context: what the service echoes must not be in that either.
+        """
         try:
-            yield
+            return await answer
         except errors.APIError as error:
             failure: TeacherError | UsageError = typed(error, self.redact)
         except httpx2.TimeoutException as error:
@@ -131,9 +134,7 @@ class GeminiService:
             failure = TeacherError("connection", self.redact(str(error) or type(error).__name__))
         except (errors.UnknownApiResponseError, KeyError) as error:  # not JSON; an upload without its URL
             failure = TeacherError("server", f"the answer is not of its protocol: {self.redact(str(error)):.200}")
-        else:
-            return
-        raise failure  # outside the handlers: what the service echoes stays out of the exception's context, too
+        raise failure
 
     def redact(self, text: str) -> str:
         return text.replace(self._key, "(the key)")

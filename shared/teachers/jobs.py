@@ -106,10 +106,10 @@ class Jobs:
                 file.write(json.dumps({"key": line, "request": body}, ensure_ascii=False).encode() + b"\n")
             file.flush()
             sent = await self._service.uploads.send(Path(file.name), "application/jsonl")
-        with self._service.typed_errors():
-            made = await self._service.client.batches.create(
-                model=model, src=sent.name or "", config=types.CreateBatchJobConfig(display_name=job)
-            )
+        config = types.CreateBatchJobConfig(display_name=job)
+        made = await self._service.call(
+            self._service.client.batches.create(model=model, src=sent.name or "", config=config)
+        )
         await self._put(f"{JOBS}{job}", (made.name or "").encode())
         log.info("batch job %s (%s): %d requests", made.name, job, len(lines))
         return job
@@ -133,16 +133,18 @@ class Jobs:
                 return None
             data = await self._ended(name)
             await self._put(f"{RESULTS}{job}", data)
-            with contextlib.suppress(TeacherError, UsageError), self._service.typed_errors():
-                await self._service.client.batches.delete(name=name)
+            with contextlib.suppress(TeacherError, UsageError):
+                await self._service.call(self._service.client.batches.delete(name=name))
         return Results(data)
 
     async def _find(self, job: str) -> str | None:
-        with self._service.typed_errors():
+        async def look() -> str | None:
             async for made in await self._service.client.batches.list():
                 if made.display_name == job:
                     return made.name
-        return None
+            return None
+
+        return await self._service.call(look())
 
     async def _ended(self, name: str) -> bytes:
         """The job's state and answers, as `RESULTS` keeps them."""
@@ -159,27 +161,29 @@ class Jobs:
                 if made is None or (made.state and made.state.name in ENDED):
                     break
             if loop.time() - started > self._patience.longest_s:
-                with contextlib.suppress(TeacherError, UsageError), self._service.typed_errors():
-                    await self._service.client.batches.cancel(name=name)
+                with contextlib.suppress(TeacherError, UsageError):
+                    await self._service.call(self._service.client.batches.cancel(name=name))
                 break
             await asyncio.sleep(self._patience.look_s)
         state = made.state.name if made and made.state else "gone from the service"
         log.info("batch job %s: %s", name, state)
         answers = b""
         if made and made.dest and made.dest.file_name:
-            with self._service.typed_errors():
-                answers = await self._service.client.files.download(file=made.dest.file_name)
+            answers = await self._service.call(self._service.client.files.download(file=made.dest.file_name))
         return json.dumps({"job": name, "state": state}).encode() + b"\n" + answers
 
     async def _look(self, name: str) -> types.BatchJob | None:
         """None where the service does not know the job any more."""
-        with self._service.typed_errors():
+
+        async def look() -> types.BatchJob | None:
             try:
                 return await self._service.client.batches.get(name=name)
             except errors.ClientError as error:
                 if error.code != 404:
                     raise
-        return None
+            return None
+
+        return await self._service.call(look())
 
     async def _get(self, key: str) -> bytes | None:
         return await asyncio.to_thread(self._scratch.get, key)

@@ -5,9 +5,8 @@ Sources: the installed client (openai 3.54.0), vLLM's protocol (0.32: `video_url
 
 import asyncio
 import base64
-import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,8 @@ class OpenAITeacher:
         options: dict[str, Any] = {}
         if clip is not None and teacher.video == "clip":  # a part of the protocol that is vLLM's own, as `video_url` is
             options["extra_body"] = {"media_io_kwargs": {"video": {"fps": teacher.fps, "num_frames": -1}}}
-        with self._typed_errors():
-            response = await self._client.chat.completions.create(
+        response = await self._call(
+            self._client.chat.completions.create(
                 model=teacher.model,
                 messages=messages,
                 temperature=teacher.temperature,
@@ -71,6 +70,7 @@ class OpenAITeacher:
                 },
                 **options,
             )
+        )
         return _read(response, request)
 
     async def _video(self, request: Request, clip: Path) -> list[dict[str, Any]]:
@@ -91,11 +91,13 @@ class OpenAITeacher:
         except MediaError as error:
             raise TeacherError("rejected", str(error)) from None
 
-    @contextlib.contextmanager
-    def _typed_errors(self) -> Iterator[None]:
-        """Turn what the client and its transport raise into `TeacherError` or `UsageError`, without the key."""
+    async def _call(self, answer: Awaitable[ChatCompletion]) -> ChatCompletion:
+        """The answer, or what the client and its transport raise as `TeacherError` or `UsageError`, without the key.
+
+        The error has no context: what the service echoes must not be in that either.
+        """
         try:
-            yield
+            return await answer
         except openai.APIStatusError as error:
             failure: TeacherError | UsageError = _typed(error, self._redact(_said(error)))
         except openai.APITimeoutError as error:
@@ -104,9 +106,7 @@ class OpenAITeacher:
             failure = TeacherError("connection", self._redact(str(error.__cause__ or error)))
         except (openai.OpenAIError, ValueError) as error:  # not JSON, or not of the protocol
             failure = TeacherError("server", f"the answer is not of its protocol: {self._redact(str(error)):.200}")
-        else:
-            return
-        raise failure  # outside the handlers: what the service echoes stays out of the exception's context, too
+        raise failure
 
     def _redact(self, text: str) -> str:
         return text.replace(self._key, "(the key)") if self._key else text

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from google.genai import types
 from google.genai.client import AsyncClient
@@ -19,6 +18,13 @@ AT_ONCE = 8  #: uploads under way; they are not in the requests' pace
 FRESH_S = 40 * 3600.0  #: the service keeps a file for 48 hours, and a batch job may look at it late
 
 
+T = TypeVar("T")
+
+
+class Call(Protocol):
+    async def __call__(self, answer: Awaitable[T]) -> T: ...
+
+
 class _Sent(NamedTuple):
     file: "asyncio.Task[types.File]"
     when: float
@@ -27,10 +33,9 @@ class _Sent(NamedTuple):
 class Uploads:
     """Files by the clip's digest. Those who ask for the same clip wait for the same upload."""
 
-    def __init__(
-        self, client: AsyncClient, typed_errors: Callable[[], AbstractContextManager[None]], patience: Patience
-    ) -> None:
-        self._client, self._typed_errors, self._patience = client, typed_errors, patience
+    def __init__(self, client: AsyncClient, call: Call, patience: Patience) -> None:
+        """`call`: awaits what the client answers, and types its errors."""
+        self._client, self._call, self._patience = client, call, patience
         self._sent: dict[str, _Sent] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
 
@@ -55,8 +60,7 @@ class Uploads:
         """Send a file, and do not wait for it to become usable."""
         config = types.UploadFileConfig(mime_type=mime_type)
         async with self._slots:
-            with self._typed_errors():
-                return await self._client.files.upload(file=str(path), config=config)
+            return await self._call(self._client.files.upload(file=str(path), config=config))
 
     async def _usable(self, file: types.File, clip: Path) -> types.File:
         for _ in range(self._patience.polls):
@@ -66,8 +70,7 @@ class Uploads:
                 await self.delete(file.name)
                 raise TeacherError("rejected", f"the service could not process the clip {clip.name}")
             await asyncio.sleep(self._patience.poll_s)
-            with self._typed_errors():
-                file = await self._client.files.get(name=file.name or "")
+            file = await self._call(self._client.files.get(name=file.name or ""))
         await self.delete(file.name)
         raise TeacherError("stuck", f"the clip {clip.name} was sent but did not become usable")
 
@@ -88,8 +91,8 @@ class Uploads:
 
     async def delete(self, name: str | None) -> None:
         """Delete a file. One that cannot be deleted expires by itself."""
-        with contextlib.suppress(TeacherError, UsageError), self._typed_errors():
-            await self._client.files.delete(name=name or "")
+        with contextlib.suppress(TeacherError, UsageError):
+            await self._call(self._client.files.delete(name=name or ""))
 
     async def aclose(self, *, keep: bool = False) -> None:
         """Delete all; with `keep`, leave them for a job that looks at them."""

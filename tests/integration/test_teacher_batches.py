@@ -15,6 +15,7 @@ from shared.context import FolderScratch
 from shared.contracts import TeacherRecipe
 from shared.errors import UsageError
 from shared.teachers import BatchPatience, Teacher, connect_batches
+from shared.teachers.crew import TeacherOutageError
 from tests.integration.taught import ROOT, sandbox_teacher, write_scene_rows
 from tests.integration.teaching import (
     GEMINI,
@@ -28,7 +29,6 @@ from tests.integration.teaching import (
     teacher_at,
 )
 from tests.waiting import wait_for
-from workers.labeler.ask import TeacherOutageError
 
 SOON = BatchPatience(timeout_s=20, tries=6, backoff_s=0.02, quiet_s=0.3, look_s=0.05, poll_s=0.02)
 
