@@ -25,7 +25,10 @@ from tests.tools import DOCKER_CONFIG, STATE, UNPACKED
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS, _STOP_SECONDS = 60, 120
-_APT = "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20"
+_APT = (
+    *("apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "APT::Sandbox::User=root"),
+    *("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20"),
+)
 _SUITE, _PLUGIN_SUITE = "bookworm", "trixie"  # the first has an engine, but neither compose nor buildx
 _MIRROR = "http://deb.debian.org/debian"
 
