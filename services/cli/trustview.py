@@ -1,5 +1,6 @@
 """Trust in labels for people: the tables in a terminal, the picture and its page."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +150,7 @@ def _flagged(trust: Trust) -> Table:
 
 WIDTH, HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 40, 56  # the axes' margins
+_APART = 20  # marks that are nearer to each other share a name: the second has it in its tip
 
 
 class Mark(NamedTuple):
@@ -158,7 +160,7 @@ class Mark(NamedTuple):
     y: float
     low: float
     high: float
-    name: str  #: the threshold
+    name: str  #: the threshold; empty where there is no room
     tip: str
     chosen: bool
     right: bool  #: whether the name stands to the right of the mark
@@ -214,19 +216,23 @@ def _start(lowest: float) -> float:
 
 
 def _marks(points: Sequence[Point], x: _Scale, y: _Scale, chosen: Point | None, right: bool) -> list[Mark]:
-    return [
-        Mark(
-            x.at(point.coverage.value or 0.0), y.at(point.precision.value or 0.0),
-            y.at(max(y.start, point.precision.ci95[0])), y.at(point.precision.ci95[1]),
-            f"{point.min_agreement:g}",
-            f"min_agreement {point.min_agreement:g}: {words.percent(point.precision.value)} right"
-            f" ({words.interval(point.precision.ci95)}) of {words.percent(point.coverage.value)}"
-            f" of the questions, n {point.precision.n}",
-            point == chosen, right,
-        )
-        for point in sorted(points, key=lambda point: point.coverage.value or 0.0)
-        if point.precision.ci95 is not None
-    ]  # fmt: skip
+    marks: list[Mark] = []
+    for point in sorted(points, key=lambda point: point.coverage.value or 0.0):
+        if point.precision.ci95 is None:
+            continue
+        at = x.at(point.coverage.value or 0.0), y.at(point.precision.value or 0.0)
+        crowded = any(mark.name and math.dist(at, mark[:2]) < _APART for mark in marks)
+        marks.append(
+            Mark(
+                *at, y.at(max(y.start, point.precision.ci95[0])), y.at(point.precision.ci95[1]),
+                f"{point.min_agreement:g}" if point == chosen or not crowded else "",
+                f"min_agreement {point.min_agreement:g}: {words.percent(point.precision.value)} right"
+                f" ({words.interval(point.precision.ci95)}) of {words.percent(point.coverage.value)}"
+                f" of the questions, n {point.precision.n}",
+                point == chosen, right,
+            )
+        )  # fmt: skip
+    return marks
 
 
 def svg(trust: Trust, target: float | None, chosen: Point | None) -> str:
