@@ -21,6 +21,7 @@ from services.cli import serve
 from services.cli.data import pull_model
 from services.local.stack import ROOT, free_port
 from services.sandbox import clips
+from shared.errors import UsageError
 from shared.prompts import LETTERS, render, system_text
 from shared.schema import Choice, Origin, Question
 from shared.store import Store
@@ -229,6 +230,14 @@ def test_ctrl_c_ends_the_whole_tree(served: Served, folder: Path) -> None:
     assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert "is no longer served" in served.log.read_text()
     assert list((folder / "serve" / "work").iterdir()) == [], "its workspace is taken away"
+
+
+def test_without_the_inference_environment_it_says_what_else_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "PYTHON", tmp_path / "python")
+    with pytest.raises(UsageError, match=r"make setup.*profile `serve`"):
+        serve.serve("a" * 64, MODEL, free_port(0), (), print)
 
 
 # --- what is told in one line ------------------------------------------------------------------------
