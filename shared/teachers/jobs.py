@@ -32,9 +32,8 @@ from shared.teachers.tries import Patience
 log = logging.getLogger(__name__)
 
 ASKED, JOBS, RESULTS = "batch/asked/", "batch/jobs/", "batch/results/"
-#: The SDK's own list lacks the last.
-ENDED = {"JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_EXPIRED",
-         "JOB_STATE_PARTIALLY_SUCCEEDED"}  # fmt: skip
+#: The SDK's own list of states lacks the last, which it hands on under the service's name (`BATCH_STATE_…`).
+ENDED = {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"}
 _AT_ONCE = 16  #: notes written at once
 
 
@@ -158,14 +157,14 @@ class Jobs:
                 if silent > self._patience.silent:
                     raise
             else:
-                if made is None or (made.state and made.state.name in ENDED):
+                if made is None or _state(made) in ENDED:
                     break
             if loop.time() - started > self._patience.longest_s:
                 with contextlib.suppress(TeacherError, UsageError):
                     await self._service.call(self._service.client.batches.cancel(name=name))
                 break
             await asyncio.sleep(self._patience.look_s)
-        state = made.state.name if made and made.state else "gone from the service"
+        state = _state(made) if made else "gone from the service"
         log.info("batch job %s: %s", name, state)
         answers = b""
         if made and made.dest and made.dest.file_name:
@@ -196,3 +195,7 @@ class Jobs:
         for task in self._collecting.values():
             task.cancel()
         await asyncio.gather(*self._collecting.values(), return_exceptions=True)
+
+
+def _state(job: types.BatchJob) -> str:
+    return str(job.state.value).rpartition("_STATE_")[2] if job.state else "of no state"
