@@ -20,7 +20,7 @@ from shared.votes import leading
 CONFIG = """\
 <View>
   <Header value="$question"/>
-  <Video name="video" value="$video"/>
+  <Video name="video" value="$video" height="360"/>
   <Choices name="answer" toName="video" value="$choices" choice="single-radio" required="true"/>
   <Collapse>
     <Panel value="What the teacher said">
