@@ -64,7 +64,7 @@ def _task(item: Item, teacher: str) -> Json:
         "clip": question.clip,
         "video": item.url,
         "question": question.text,
-        "choices": [{"value": name} for name in names(question)],
+        "choices": [{"value": name} for name in names(question).values()],
         "category": question.category,
         "reason": item.label.reason,
         "votes": _said(item.label, names(question)) or "nothing",  # a task must have what its interface shows
@@ -72,12 +72,12 @@ def _task(item: Item, teacher: str) -> Json:
     return {"data": data, "predictions": list(_predictions(item, teacher))}
 
 
-def names(question: Question) -> list[str]:
-    """The choices as annotators see them."""
-    return [f"{letter(place)}. {choice.text}" for place, choice in enumerate(question.choices)]
+def names(question: Question) -> dict[int, str]:
+    """The choices as annotators see them, by index: those without a text are not offered."""
+    return {place: f"{letter(place)}. {choice.text}" for place, choice in enumerate(question.choices) if choice.text}
 
 
-def _said(label: Label, choices: Sequence[str]) -> str:
+def _said(label: Label, choices: Mapping[int, str]) -> str:
     votes = [(vote, f"{vote.prompt}, round {vote.round + 1}") for vote in label.votes]
     if label.verification is not None:
         votes.append((label.verification, "verification"))
@@ -181,7 +181,7 @@ def _value(result: Any) -> Any:
     return mine[0] if len(mine) == 1 else mine
 
 
-def _choice(value: Any, choices: Sequence[str]) -> int:
+def _choice(value: Any, choices: Mapping[int, str]) -> int:
     """The index of the one choice that a value names: `{"choices": [text]}`, or the text alone as in JSON_MIN."""
     named = value.get("choices") if isinstance(value, dict) else value
     named = [named] if isinstance(named, str) else named
@@ -189,9 +189,10 @@ def _choice(value: Any, choices: Sequence[str]) -> int:
         raise _TaskError("has an annotation without an answer")
     if not isinstance(named, list) or len(named) != 1:
         raise _TaskError("has an annotation with several answers; choose one")
-    if named[0] not in choices:
+    fits = [place for place, name in choices.items() if name == named[0]]
+    if not fits:
         raise _TaskError(f"answer {str(named[0])[:80]!r} is none of the {len(choices)} choices")
-    return choices.index(named[0])
+    return fits[0]
 
 
 def _disagreement(path: Path, question: Question, given: Sequence[tuple[int, int]]) -> str:

@@ -96,6 +96,17 @@ def test_a_task_holds_what_its_interface_shows_and_its_prediction_is_one_of_its_
             assert {"value": "B. y"} in task["data"]["choices"]
 
 
+def test_a_choice_without_a_text_is_not_offered_and_the_others_keep_their_letters(tmp_path: Path) -> None:
+    first, second, third = question().choices
+    gappy = question().model_copy(update={"choices": (first, second.model_copy(update={"text": ""}), third)})
+    (task,) = label_studio.tasks([item(gappy, 2)], "t")
+    assert task["data"]["choices"] == [{"value": "A. x"}, {"value": "C. z"}]
+    found, problems = label_studio.read(written(tmp_path, [annotated(task, 1, "C. z")]), [gappy])
+    assert ([one.answer for one in found], problems) == ([2], [])
+    _, problems = label_studio.read(written(tmp_path, [annotated(task, 1, "B. ")]), [gappy])
+    assert "'B. ' is none of the 2 choices" in problems[0]
+
+
 def test_each_task_without_an_answer_is_said_in_a_line_and_the_others_go_through(tmp_path: Path) -> None:
     wanted = [question(f"q{number}") for number in range(9)]
     made = label_studio.tasks([item(one) for one in wanted], "t")
