@@ -23,11 +23,16 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def sandbox_teacher(*options: str) -> Iterator[str]:
-    """The base URL of a running sandbox teacher; it ends with the block. `options`: those of its command line."""
+def sandbox_teacher(*options: str, log: int | None = None) -> Iterator[str]:
+    """The base URL of a running sandbox teacher; it ends with the block.
+
+    Args:
+        options: those of its command line.
+        log: where its stderr goes, as `subprocess` takes it; by default where this process' own goes.
+    """
     command = [sys.executable, "-m", "services.sandbox.teacher", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as server:
         try:
             said = server.stdout.readline() if server.stdout is not None else ""
             match = re.search(r"http://\S+", said)
