@@ -66,6 +66,8 @@ class LabelRecipe(Recipe):
 Way = Literal["question", "choices", "scenario"]
 #: Requests for one variation: it is made, and checked by another.
 AUGMENT_CALLS = 2
+#: Variations asked for, for each one wanted, before a question is given up.
+AUGMENT_TRIES = 3
 
 
 class AugmentRecipe(Recipe):

@@ -14,7 +14,8 @@ from shared.schema import Frozen
 from shared.settings import settings
 
 TABLE = Path(__file__).with_name("prices.yaml")
-FRAME_TOKENS = 258  #: a frame at medium resolution (ai.google.dev/gemini-api/docs/video-understanding)
+#: Of a frame, by media resolution (ai.google.dev/gemini-api/docs/video-understanding).
+FRAME_TOKENS = {"low": 66, "default": 258, "medium": 258, "high": 258}
 CHARS_PER_TOKEN = 4  #: of English (ai.google.dev/gemini-api/docs/tokens)
 ANSWER_TOKENS = 600  #: an answer with its reasoning: assumed
 THINKING_TOKENS = 1000  #: where the model may choose: assumed
@@ -62,9 +63,9 @@ class Prices(Frozen):
 
 def expected_tokens(seconds: float, teacher: TeacherRecipe, prompt_chars: int) -> tuple[int, int]:
     """Tokens in and out that one request about a clip is expected to take, before any was made."""
-    frames = math.ceil(seconds * teacher.fps)
+    video = math.ceil(seconds * teacher.fps) * FRAME_TOKENS[teacher.media_resolution]
     thinking = THINKING_TOKENS if teacher.thinking_budget < 0 else teacher.thinking_budget
-    return frames * FRAME_TOKENS + math.ceil(prompt_chars / CHARS_PER_TOKEN), ANSWER_TOKENS + thinking
+    return video + math.ceil(prompt_chars / CHARS_PER_TOKEN), ANSWER_TOKENS + thinking
 
 
 @lru_cache(maxsize=1)

@@ -34,7 +34,10 @@ class Clip(Frozen):
 
 
 class Choice(Frozen):
-    """One option. `label` is the letter in the source file (may repeat); the model sees A, B, C by position."""
+    """One option. `label` is the letter in the source file (may repeat); the model sees A, B, C by position.
+
+    `text` is empty where the source leaves an option out but counts it.
+    """
 
     label: str
     text: str
@@ -68,6 +71,11 @@ class Question(Frozen):
             raise ValueError(f"answer {self.answer} is not one of {len(self.choices)} choices")
         return self
 
+    @property
+    def offered(self) -> tuple[int, ...]:
+        """Indices of the choices that have a text. An empty one keeps place and letter, and is shown to no model."""
+        return tuple(index for index, choice in enumerate(self.choices) if choice.text)
+
 
 class Vote(Frozen):
     """One answer of a teacher to one prompt. `choice` is mapped back to the question's own order."""
@@ -93,12 +101,22 @@ class Label(Frozen):
     verification: Vote | None = None
 
 
+class Rejected(Frozen):
+    """A variation that a gate of augmentation turned away, its choices in the parent's order."""
+
+    parent: str  #: Question.id
+    rule: str  #: what made it
+    gate: str  #: why it may not stand
+    text: str
+    choices: tuple[str, ...]
+
+
 class Prediction(Frozen):
     """A model's answer to one question."""
 
     question: str
     choice: int
-    logprobs: tuple[float, ...]  #: one for each choice, in order, normalised over the choices
+    logprobs: tuple[float, ...]  #: one for each choice, in order, normalised over all of them, the empty ones too
     prompt_tokens: int
     seconds: float  #: wall time of its batch divided by the batch's questions
 

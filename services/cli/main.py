@@ -10,9 +10,23 @@ import click
 import redis
 from pydantic import ValidationError
 
-from services.cli import data, doctor, estimate, labelling, page, predictions, report, runs, serve, show, tracing
+from services.cli import (
+    data,
+    datasets,
+    doctor,
+    estimate,
+    labelling,
+    page,
+    predictions,
+    report,
+    runs,
+    serve,
+    show,
+    tracing,
+)
 from services.cli.collect import collect
 from services.cli.finish import finish
+from services.cli.rejected import turned_away
 from services.cli.show import example as _example
 from shared.errors import BrokerError, RoadQAError, UsageError
 from shared.lease import board
@@ -59,27 +73,6 @@ def import_() -> None:
     """Bring questions and clips into the store."""
 
 
-@import_.command("roadbuddy", epilog=_example("roadqa import roadbuddy train/train.json --videos . --name train"))
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--videos", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Folder that the file's video_path entries are relative to.")  # fmt: skip
-@click.option("--name", help="Name of the dataset; by default the file's own.")
-@click.option("--answers", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="CSV (id,answer) with the answers that the file itself lacks, to score with.")  # fmt: skip
-@click.option("--strict", is_flag=True, help="Any unusable row is an error; nothing is imported.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def import_roadbuddy(
-    file: Path, videos: Path, name: str | None, answers: Path | None, strict: bool, as_json: bool
-) -> None:
-    """Import a RoadBuddy file (train.json, public_test.json)."""
-    wanted = data.RoadBuddyData(
-        file=file, videos=videos, name=file.stem if name is None else name, answers=answers, strict=strict
-    )
-    with show.progress() as progress:
-        done = data.import_roadbuddy(store(), wanted, progress)
-    _tell_import(done, as_json)
-
-
 @import_.command("sandbox", epilog=_example("roadqa import sandbox --split train --recordings 40 --seed 1"))
 @click.option("--split", required=True, type=click.Choice(["train", "public-test", "held-out"]))
 @click.option("--recordings", default=10, show_default=True)
@@ -100,6 +93,10 @@ def _tell_import(done: data.Import, as_json: bool) -> None:
         return
     data.tell_problems(done)
     click.echo(done.summary)
+
+
+datasets.add_imports(import_, _tell_import)
+main.add_command(datasets.group)
 
 
 @main.group()
@@ -278,6 +275,20 @@ def serve_(model: str, port: int, vllm_options: tuple[str, ...]) -> None:
         serve.serve(artifact, model, port, vllm_options, ready)
     except KeyboardInterrupt:
         click.echo(f"{model} is no longer served", err=True)
+
+
+@main.command(epilog=_example("roadqa rejected RUN", "roadqa rejected RUN --step augmented --json"))
+@click.argument("run")
+@click.option("--step", help="One augment step; by default all of the run's.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def rejected(run: str, step: str | None, as_json: bool) -> None:
+    """Variations that the gates of augmentation turned away, beside their parents."""
+    found = list(turned_away(store(), run, step))
+    if as_json:
+        _as_json([{"step": away.step, **away.row.model_dump(), "was": away.parent.model_dump(mode="json")}
+                  for away in found])  # fmt: skip
+    else:
+        show.rejected(found)
 
 
 @main.command(epilog=_example("roadqa trace 3f2a…", "roadqa trace RUN --question test_0001"))

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from services.cli import words
 from services.cli.estimate import Bounds, Estimate
+from services.cli.rejected import TurnedAway
 from services.cli.report import Report, label_line
 from services.cli.runs import Step
 from shared.pipeline import Limits
@@ -90,6 +91,16 @@ def estimate_table(found: Sequence[Estimate], limits: Limits) -> Group:
 
 def _span(bounds: Bounds) -> str:
     return f"{bounds.low:,.0f}–{bounds.high:,.0f}"
+
+
+def rejected_lines(away: TurnedAway) -> Text:
+    """A variation that does not stand: why, what it was, and what became of it."""
+    before = [away.parent.text, *(choice.text for choice in away.parent.choices)]
+    after = [away.row.text, *away.row.choices]
+    return Text.assemble(
+        (plain(away.row.gate), "yellow"), f"  {plain(away.row.parent)}, {plain(away.row.rule)}\n",
+        (f"  was: {plain(' | '.join(before))}\n", "dim"), f"  now: {plain(' | '.join(after))}",
+    )  # fmt: skip
 
 
 # --- a run at work ---------------------------------------------------------------------------------

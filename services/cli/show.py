@@ -14,6 +14,7 @@ from services.cli import render, traceview, trustview
 from services.cli.data import Progress as Tell
 from services.cli.doctor import Finding
 from services.cli.estimate import Estimate
+from services.cli.rejected import TurnedAway
 from services.cli.runs import Step
 from services.cli.trust import Point, Trust
 from shared.pipeline import Limits
@@ -93,6 +94,12 @@ def estimates(found: Sequence[Estimate], limits: Limits) -> None:
     _out.print(render.estimate_table(found, limits))
 
 
+def rejected(found: Sequence[TurnedAway]) -> None:
+    for away in found:
+        _out.print(render.rejected_lines(away))
+    _out.print(f"{len(found)} variations were turned away")
+
+
 def run_list(listed: Mapping[str, str]) -> None:
     for run, state in listed.items():
         _out.print(f"{run}  {state}")
@@ -102,6 +109,10 @@ def run_list(listed: Mapping[str, str]) -> None:
 
 def trace(found: Mapping[str, Any]) -> None:
     _out.print(traceview.trace_view(found))
+
+
+def table(found: Any) -> None:
+    _out.print(found)
 
 
 def findings(found: Sequence[Finding]) -> None:

@@ -14,6 +14,7 @@ class Rates(NamedTuple):
     common_share: float = 0.2  #: of those, the share that all prompts have in common on a question
     verify_error: float = 0.1  #: verifications that go wrong by themselves
     see_through: float = 0.5  #: common errors that the verification notices
+    slips: float = 0.15  #: rewritten questions that no longer mean the same
 
 
 class Case(NamedTuple):
@@ -49,7 +50,7 @@ class Mistakes:
         """The place this vote names; `request` tells one request on the case from another."""
         if (shared := self._shared(case)) is not None:
             return shared
-        draw = self._draw("vote", case.name, request)
+        draw = self.draw("vote", case.name, request)
         return _wrong(case, draw) if draw.random() < self._single else case.truth
 
     def verify(self, case: Case, votes: Sequence[int], request: str) -> Verdict:
@@ -60,22 +61,23 @@ class Mistakes:
 
     def _believed(self, case: Case, majority: int | None, request: str) -> int:
         shared = self._shared(case)
-        if shared is not None and self._draw("see", case.name).random() >= self._rates.see_through:
+        if shared is not None and self.draw("see", case.name).random() >= self._rates.see_through:
             return shared
-        draw = self._draw("verify", case.name, request)
+        draw = self.draw("verify", case.name, request)
         if draw.random() >= self._rates.verify_error:
             return case.truth
         return majority if majority is not None and majority != case.truth else _wrong(case, draw)
 
     def _shared(self, case: Case) -> int | None:
         """The place of the wrong choice that every prompt names on this question; None on most questions."""
-        draw = self._draw("common", case.name)
+        draw = self.draw("common", case.name)
         if draw.random() >= self._common:
             return None
         wrong = sorted(text for place, text in enumerate(case.choices) if place != case.truth)
         return case.choices.index(draw.choice(wrong))
 
-    def _draw(self, *parts: str) -> random.Random:
+    def draw(self, *parts: str) -> random.Random:
+        """The same for the same seed and parts."""
         text = "\x1e".join([str(self._seed), *parts])
         return random.Random(hashlib.sha256(text.encode()).digest())
 

@@ -16,6 +16,7 @@ import av
 from services.sandbox.clips import scene_of
 from services.sandbox.faults import Draws, Fault, Faults, Refusal
 from services.sandbox.mistakes import Case, Mistakes, Rates
+from services.sandbox.paraphrases import compare, rewrite
 from services.sandbox.questions import truth
 from shared.errors import RoadQAError
 
@@ -25,6 +26,7 @@ TOKENS_PER_FRAME = {"low": 66, "high": 258}  #: Gemini's figures; the others are
 _OTHER_MODELS = f": the sandbox has {MODELS}teacher only; for Gemini's set ROADQA_GEMINI_API_KEY, then `make down up`"
 _BLOCK = re.compile(r"<question>\n(.*?)\n</question>\n<choices>\n(.*?)\n</choices>", re.DOTALL)
 _VOTE = re.compile(r"^Vote \d+: choice (\d+) ", re.MULTILINE)
+_NUMBER = re.compile(r"right choice is number (\d+)")
 _ORDER = re.compile(r"SAY:\s*(.*\S)")
 _SAID = {
     "en": "The clip shows this clearly, from its beginning to its end: {}.",
@@ -102,12 +104,10 @@ class Oracle:
 
     def say(self, asked: Asked, fault: Fault | None) -> Said:
         """Answer. Raises `Refusal` where the request cannot be answered by anyone."""
-        if asked.clip is None:
-            raise Refusal(400, "This teacher answers questions on a video; the request holds none.")
         tokens = self.tokens(asked)
         if fault in ("blocked", "safety", "empty"):
             return Said("", {"blocked": "refused", "safety": "blocked", "empty": "nothing"}[fault], tokens, 0)
-        text = self._obeyed(asked) or self._answer(asked, asked.clip, fault)
+        text = self._obeyed(asked) or (self._answer(asked, asked.clip, fault) if asked.clip else self._rewritten(asked))
         out = max(len(text) // 4, self._options.answer_tokens)
         if fault == "cutoff" or (asked.room is not None and asked.room < out):
             return Said(text[: len(text) // 2], "cut", tokens, min(out, asked.room or out))
@@ -140,6 +140,23 @@ class Oracle:
         if fault == "extra":
             said |= {"confidence": 0.9, "tool_call": {"name": "shell", "arguments": "rm -rf /"}}
         return json.dumps(said, ensure_ascii=False)
+
+    def _rewritten(self, asked: Asked) -> str:
+        """Words about words: a question put otherwise, or two compared."""
+        wanted, draw = (
+            set(asked.schema.get("properties", {})),
+            self._mistakes.draw("words", asked.prompt, str(asked.seed)),
+        )
+        blocks = [(text, _choices(choices)) for text, choices in _BLOCK.findall(asked.prompt)]
+        number = _NUMBER.search(asked.prompt)
+        rates = self._options.rates
+        if "same" in wanted and number and len(blocks) == 2:
+            said = compare(*blocks, int(number[1]) - 1, rates.verify_error, draw)
+        elif wanted <= {"question", "situation", "choices"} and len(blocks) == 1:
+            said = rewrite(*blocks[0], wanted, rates.slips, draw)
+        else:
+            raise Refusal(400, "This teacher answers questions on a video; the request holds none.")
+        return json.dumps({name: said[name] for name in wanted}, ensure_ascii=False)
 
     def tokens(self, asked: Asked) -> int:
         """Of the request: frames and words."""
@@ -189,11 +206,15 @@ def _words(case: Case, place: int, fault: Fault | None) -> str:
     return _SAID[language].format(case.choices[place])
 
 
+def _choices(lines: str) -> tuple[str, ...]:
+    return tuple(line.partition(". ")[2] for line in lines.split("\n"))
+
+
 def _case(clip: Seen, prompt: str) -> Case:
     match = _BLOCK.search(prompt)
     if match is None:
         raise Refusal(400, "The prompt holds no <question> and <choices>.")
-    choices = tuple(line.partition(". ")[2] for line in match[2].split("\n"))
+    choices = _choices(match[2])
     place = truth(clip.scene, match[1], choices)
     if place is None:
         raise Refusal(400, f"The scene does not tell: {match[1]} ({', '.join(choices)})")

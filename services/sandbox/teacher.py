@@ -331,6 +331,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--common-share", type=float, default=Rates().common_share)
     parser.add_argument("--verify-error", type=float, default=Rates().verify_error)
     parser.add_argument("--see-through", type=float, default=Rates().see_through)
+    parser.add_argument("--slips", type=float, default=Rates().slips, help="rewritten questions that change meaning")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--faults", default="", help="shares, such as 429=0.05,500=0.02,malformed=0.02")
     parser.add_argument("--retry-delay", type=float, default=Faults().retry_delay_s, help="seconds a 429 asks for")
@@ -365,7 +366,7 @@ async def serve(options: Options, host: str, port: int) -> None:
 def main(arguments: list[str]) -> None:
     args = _arguments(arguments)
     options = Options(
-        rates=Rates(args.vote_error, args.common_share, args.verify_error, args.see_through),
+        rates=Rates(args.vote_error, args.common_share, args.verify_error, args.see_through, args.slips),
         faults=Faults.parse(args.faults, args.retry_delay),
         seed=args.seed, latency_s=args.latency, hang_s=args.hang, api_key=args.api_key, polls=args.polls,
         stuck=args.stuck, answer_tokens=args.answer_tokens, gullible=args.gullible, batch_looks=args.batch_looks,

@@ -11,7 +11,7 @@ from services.sandbox import clips
 from shared.errors import UsageError
 from shared.pipeline import Plan, make_plan, parse_pipeline
 from shared.run import Result, Runs
-from shared.schema import Choice, Clip, Origin, Question, write_rows
+from shared.schema import Choice, Clip, Origin, Question, Rejected, write_rows
 from shared.store import Lineage, Manifest, Store
 from tests.integration.commands import Roadqa, one_line
 
@@ -223,3 +223,34 @@ def test_a_runs_limit_is_seen_and_changed(roadqa: Roadqa, store: Store, tmp_path
     assert (state["state"], state["limit_usd"], state["spent_usd"]) == ("live", 7.5, 0.0)
     assert "no run is called" in one_line(roadqa("limit", "nobody", "5"), 2)
     assert roadqa("limit", run, "0").returncode == 2
+
+
+def test_what_the_gates_turned_away_can_be_looked_at(roadqa: Roadqa, store: Store, tmp_path: Path) -> None:
+    text = "What colour is the car?"
+    choices = tuple(Choice(label="", text=colour) for colour in ("red", "blue"))
+    clip = Clip(digest="0" * 64, name="c", recording="c", size_bytes=1, seconds=4, fps=10, width=8, height=8, codec="x")
+    asked = Question(id="q1", clip=clip.digest, text=text, choices=choices, answer=0, origin=Origin(answer="human"))
+    write_rows(tmp_path / "rows", [asked], {clip.digest: clip})
+    digest = store.put_blob(tmp_path / "rows" / "clips.jsonl").digest  # any bytes: nobody looks at the clip
+    clip = clip.model_copy(update={"digest": digest})
+    write_rows(tmp_path / "rows", [asked.model_copy(update={"clip": digest})], {digest: clip})
+    part = store.put_artifact("rows", tmp_path / "rows")
+    pipeline = "name: p\ndata: {a: a}\nmodels: {}\nsteps: {more: {stage: augment, data: a, method: teacher}}\n"
+    plan = make_plan(parse_pipeline(pipeline, "p"), {"a": (part,)}, {})
+    known = Runs(store)
+    known.submit("p-1", plan)
+    (task,) = known.state("p-1").nodes[0].tasks or ()
+    row = Rejected(parent="q1", rule="teacher-question", gate="check finds another meaning", text="Which?",
+                   choices=("red", "blue"))  # fmt: skip
+    write_rows(tmp_path / "out", [], {})
+    (tmp_path / "out" / "rejected.jsonl").write_text(row.model_dump_json() + "\n")
+    artifact = store.put_artifact("rows", tmp_path / "out")
+    result = Result(artifact=artifact, stage="augment", facts={}, seconds=1, attempt=1)
+    store.write_if_absent(f"results/{task.key}", result.model_dump_json().encode())
+    shown = roadqa("rejected", "p-1").stdout
+    assert "check finds another meaning" in shown
+    assert f"was: {text} | red | blue" in shown
+    assert "now: Which? | red | blue" in shown
+    (found,) = json.loads(roadqa("rejected", "p-1", "--json").stdout)
+    assert (found["step"], found["was"]["id"]) == ("more", "q1")
+    assert "its augment steps: more" in one_line(roadqa("rejected", "p-1", "--step", "less"), 2)

@@ -1,8 +1,12 @@
-"""What a variation must not lose: numbers, units, colours, directions, order, negations, duties."""
+"""The gates: what a variation must not lose, and what it must not become. Pure functions.
+
+It must not lose numbers, units, colours, directions, order, negations and duties.
+"""
 
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 
 from shared.schema import Question
 
@@ -37,6 +41,11 @@ _NEGATION = re.compile(
 )
 
 
+LONGER = 3  #: times as long as before, and `ROOM` characters besides, is the most that a text may become
+ROOM = 120
+TOO_LIKE = 0.95  #: share of words in common from which two variations are one
+
+
 def plain(text: str) -> str:
     """`text` as it is compared with others: composed, folded, without outer marks and doubled spaces."""
     folded = " ".join(unicodedata.normalize("NFC", text).casefold().split())
@@ -59,15 +68,42 @@ def negates(text: str) -> bool:
     return _NEGATION.search(text) is not None
 
 
-def objection(parent: Question, child: Question, order: tuple[int, ...]) -> str | None:
-    """Why `child` may not stand for `parent` (`order[place]` is the parent's choice there); None if it may."""
+def objection(parent: Question, child: Question, others: Iterable[Question] = ()) -> str | None:
+    """Why `child`, its choices in its parent's order, may not stand for `parent` beside `others`; None if it may."""
+    if not plain(child.text) or any(not plain(choice.text) for choice in child.choices):
+        return "nothing left of a text"
     if weight(parent.text) != weight(child.text):
         return "question lost or gained a protected word"
-    pairs = [(parent.choices[index].text, child.choices[place].text) for place, index in enumerate(order)]
+    pairs = [(before.text, after.text) for before, after in zip(parent.choices, child.choices, strict=True)]
     if any(weight(before) != weight(after) for before, after in pairs):
         return "choice lost or gained a protected word"
     if len({plain(after) for _, after in pairs}) < len({plain(before) for before, _ in pairs}):
         return "two choices became equal"
-    if any(not plain(after) for _, after in pairs) or not plain(child.text):
-        return "nothing left of a text"
+    if len(child.text) > LONGER * len(parent.text) + ROOM or LONGER * len(child.text) + ROOM < len(parent.text):
+        return "question far longer or shorter"
+    if any(len(after) > LONGER * len(before) + ROOM / 4 for before, after in pairs):
+        return "choice far longer"
+    if _stands_out([plain(before) != plain(after) for before, after in pairs], parent.answer):
+        return "right choice stands out"
+    if any(likeness(child, other) >= TOO_LIKE for other in (parent, *others)):
+        return "too like another"
     return None
+
+
+def _stands_out(changed: list[bool], answer: int | None) -> bool:
+    """Whether the right choice alone was said otherwise, or alone was left as it was."""
+    return answer is not None and len(changed) > 2 and changed.count(changed[answer]) == 1
+
+
+def likeness(one: Question, other: Question) -> float:
+    """Share of words that two variations have in common (Jaccard, each counted as often as it stands), 0 to 1.
+
+    The order of words and choices does not matter: the trainer draws orders of its own.
+    """
+    mine, others = _words(one), _words(other)
+    return (mine & others).total() / max(1, (mine | others).total())
+
+
+def _words(question: Question) -> Counter[str]:
+    texts = [question.text, *(choice.text for choice in question.choices)]
+    return Counter(word for text in texts for word in re.findall(r"\w+", plain(text)))

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from services.sandbox import words
 from shared.context import LocalContext
 from shared.contracts import AugmentRecipe
 from shared.schema import Choice, Clip, Origin, Question, Rows, write_rows
-from workers.augmenter.augment import augment, variations
-from workers.augmenter.keep import objection, plain, weight
+from workers.augmenter.augment import augment, placed
+from workers.augmenter.by_rules import variations
+from workers.augmenter.keep import likeness, objection, plain, weight
 
 ORIGIN = Origin(answer="human", test_derived=True)
 REAL = Path(__file__).parents[4] / "shared" / "data" / "real"
@@ -26,7 +26,7 @@ def ask(text: str, *choices: str, answer: int | None = 0, language: str = "en", 
 
 
 def vary(question: Question, wanted: int = 4, seed: int = 0) -> list[Question]:
-    return list(islice(variations(question, AugmentRecipe(per_question=wanted, seed=seed), Counter()), wanted))
+    return variations(question, AugmentRecipe(per_question=wanted, seed=seed))[0]
 
 
 def sandbox_questions() -> list[Question]:
@@ -104,7 +104,7 @@ def test_yes_and_no_are_left_alone_where_the_question_is_negative() -> None:
 )
 def test_a_change_of_meaning_is_noticed(before: str, after: str) -> None:
     parent = ask(before, "yes", "no")
-    assert objection(parent, parent.model_copy(update={"text": after}), (0, 1)) is not None
+    assert objection(parent, parent.model_copy(update={"text": after})) is not None
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=2, max_size=8), st.text(min_size=1, max_size=60))
@@ -133,6 +133,62 @@ def test_only_answered_originals_are_varied(tmp_path: Path) -> None:
     )
     assert {"questions", "unanswered", "already_augmented", "no_rules_for_language"} <= facts.keys()
     assert [q.id for q in Rows([tmp_path / "out"]).questions] == ["done~a1", "done~a2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "gate"),
+    [
+        ("Watch the video. " + "Please look at it closely. " * 20 + "What colour is the car?", "abc", "far longer"),
+        ("What colour is the car?", "abc", "too like"),
+        ("what colour is the car", "abc", "too like"),
+        ("Tell the car's colour.", "aac", "two choices became equal"),
+        ("Tell the car's colour.", "xbc", "right choice stands out"),
+        ("Tell the car's colour.", "axy", "right choice stands out"),
+        ("Tell the car's colour.", " bc", "nothing left"),
+        ("Tell the car's colour.", "ab" + "c" * 200, "choice far longer"),
+    ],
+)
+def test_each_gate_turns_away_what_it_is_for(text: str, choices: str, gate: str) -> None:
+    parent = ask("What colour is the car?", "a", "b", "c")
+    texts = [choices[0], choices[1], choices[2:]]
+    said = [choice.model_copy(update={"text": new}) for choice, new in zip(parent.choices, texts, strict=True)]
+    assert gate in (objection(parent, parent.model_copy(update={"text": text, "choices": tuple(said)})) or "nothing")
+
+
+def test_a_variation_may_not_be_too_like_another(tmp_path: Path) -> None:
+    parent = ask("What colour is the car?", "a", "b", "c")
+    one = parent.model_copy(update={"text": "Which is the colour that this car has?"})
+    other = parent.model_copy(update={"text": "which is the colour, that this car has"})
+    assert objection(parent, other) is None
+    assert objection(parent, other, [one]) == "too like another"
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_likeness_is_symmetric_and_whole_only_for_the_same_words(one: str, other: str) -> None:
+    first, second = ask(one, "a", "b"), ask(other, "a", "b")
+    assert likeness(first, second) == likeness(second, first)
+    assert 0 <= likeness(first, second) <= 1 == likeness(first, first)
+
+
+def test_right_answers_stand_at_all_places_alike() -> None:
+    children = [
+        child
+        for n in range(200)
+        for child in vary(ask("What colour is the car?", "red", "blue", "black", "white", name=f"q{n}"), 1)
+    ]
+    at = Counter(child.answer for child in placed(children, "0"))
+    assert sorted(at) == [0, 1, 2, 3]
+    assert max(at.values()) - min(at.values()) <= 1
+    for before, after in zip(children, placed(children, "0"), strict=True):
+        assert before.choices[before.answer or 0].text == after.choices[after.answer or 0].text
+        assert [choice.label for choice in after.choices] == ["A", "B", "C", "D"]
+
+
+def test_without_gates_what_they_would_turn_away_is_kept() -> None:
+    question = ask("Where is the car?", "In a car park", "In a parking lot")
+    kept, turned_away = variations(question, AugmentRecipe(per_question=4, gates=False))
+    assert not turned_away
+    assert any(len({plain(choice.text) for choice in child.choices}) == 1 for child in kept)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/real is missing")
