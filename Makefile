@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 SERVICES := .venvs/services/bin
-BENCHMARKS := $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(subst _,-,$(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py)))))
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: test-containers secrets images push help setup demo test check unit integration e2e core bench named prove up down logs clean locks
@@ -31,10 +31,10 @@ test-containers: setup ## build every image and run the pipeline through compose
 	@$(SERVICES)/python -m scripts.test containers
 
 bench: named setup ## one benchmark (NAME=learning): a table, and benchmarks/results/NAME.json
-	@$(SERVICES)/python -m benchmarks.$(NAME)
+	@$(SERVICES)/python -m benchmarks.$(subst -,_,$(NAME))
 
 named:
-	@: $(if $(filter $(BENCHMARKS),$(NAME)),,$(error say which benchmark: make bench NAME=…, one of: $(BENCHMARKS)))
+	@: $(if $(filter $(BENCHMARKS),$(subst _,-,$(NAME))),,$(error say which benchmark: make bench NAME=…, one of: $(BENCHMARKS)))
 
 prove: ## what takes too long for `make test`: the sandbox preset under three seeds (over half an hour)
 	@$(MAKE) --no-print-directory bench NAME=learning

@@ -7,6 +7,8 @@ Keys (every one has a TTL but `epoch`):
     progress:<task>  how far the owner is (JSON)
     spent:<run>      US dollars spent and reserved, where a run has a limit
     dirty            list that wakes the conductor
+    teacher:hold:<server>                    a teacher's server asked for a pause: nothing starts until it ends
+    teacher:v1:gcra:requests|tokens:<server>  when the next request or token at it is due (`shared/teachers/limit.py`)
     epoch            lost when Redis lost its memory
     quiet            Redis lost its memory a moment ago
 """
