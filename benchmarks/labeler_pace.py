@@ -35,7 +35,7 @@ RECIPE = LabelRecipe(teacher=TeacherRecipe(model="sandbox-teacher"))
 LATENCY_S, IN_FLIGHT = 2.0, 32
 IDEAL = IN_FLIGHT / LATENCY_S
 CLIP_BYTES = 1_000_000  #: each clip travels inside its requests
-ALONE, TOGETHER = (22, 4), (9, 4)  #: recordings of a worker's part, and clips of each; four questions a clip
+ALONE, TOGETHER = (22, 4), (6, 4)  #: recordings of a worker's part, and clips of each; four questions a clip
 LIMIT = 600  #: requests a minute of two workers together; each alone would make 960
 MINUTE = 60.0
 FULL = (0.15, 0.85)  #: shares of all calls between which no place is empty
@@ -169,23 +169,16 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"machine": machine} | found, indent=1) + "\n", encoding="utf-8")
     two = found["two_workers"]
-    print("what                                calls      of what is possible or allowed")
-    print(
-        f"one worker, {IN_FLIGHT} in flight          {found['calls_per_s']:6.2f} /s  {found['ratio']:6.1%} of {IDEAL:g} /s"
-    )
-    print(f"  its whole run, {found['calls']} calls        {found['calls_per_s_whole']:6.2f} /s")
-    print(
-        f"two workers, {two['seconds']:3.0f} s                {two['calls_per_minute']:6.1f} /min {two['share_of_limit']:5.1%} of {LIMIT}"
-    )
-    print(f"  most in a minute                {two['most_in_a_minute']:6}")
+    share, most = two["share_of_limit"], two["most_in_a_minute"]
+    print("what                            calls        of what is possible or allowed")
+    print(f"one worker, {IN_FLIGHT} in flight     {found['calls_per_s']:6.2f} /s    {found['ratio']:6.1%} of {IDEAL:g}")
+    print(f"  over all {found['calls']} calls        {found['calls_per_s_whole']:6.2f} /s")
+    print(f"two workers, {two['seconds']:3.0f} s          {two['calls_per_minute']:6.1f} /min  {share:6.1%} of {LIMIT}")
+    print(f"  most in a minute          {most:6}")
     short = [
         *(["one worker leaves places empty"] if found["ratio"] < 0.95 else []),
-        *(
-            ["two workers pass their limit"]
-            if max(two["share_of_limit"], two["most_in_a_minute"] / LIMIT) > 1.05
-            else []
-        ),
-        *(["two workers do not use their limit"] if two["share_of_limit"] < 0.9 else []),
+        *(["two workers pass their limit"] if max(share, most / LIMIT) > 1.05 else []),
+        *(["two workers do not use their limit"] if share < 0.9 else []),
     ]
     if short:
         sys.exit("; ".join(short))
