@@ -84,17 +84,18 @@ def engine() -> Iterator[Engine]:
         return
     _install()
     env = {"DOCKER_HOST": f"unix://{STATE}/docker.sock", "DOCKER_CONFIG": str(DOCKER_CONFIG)}
-    pid = STATE / "docker.pid"
+    pid, log = STATE / "docker.pid", STATE / "dockerd.log"
+    dockerd = None
     if not _answers(env):  # unless a killed run left one behind
         _stop(pid)
-        with (STATE / "dockerd.log").open("ab") as log:
-            subprocess.Popen(
+        with log.open("wb") as out:
+            dockerd = subprocess.Popen(
                 ["dockerd", f"--data-root={STATE}/data", f"--exec-root={STATE}/exec",
                  f"-H=unix://{STATE}/docker.sock", f"--pidfile={pid}"],
-                stdout=log, stderr=log, start_new_session=True,
+                stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
     try:
-        _await(lambda: _answers(env))
+        _await(lambda: _answers(env), dockerd, log)
         yield (own := Engine(env, standins=True))
         own.docker("image", "prune", "-f", capture=True)  # a set of images is 11 GB: what is superseded goes
         own.docker("builder", "prune", "-f", "--keep-storage", "30GB", capture=True)
@@ -109,11 +110,12 @@ def _answers(env: Mapping[str, str]) -> bool:
     return asked.returncode == 0
 
 
-def _await(ready: Callable[[], bool]) -> None:
+def _await(ready: Callable[[], bool], dockerd: subprocess.Popen[bytes] | None, log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not ready():
-        if time.monotonic() > deadline:
-            raise NoEngineError(f"dockerd did not answer within {_START_SECONDS} s; its log is in {STATE}/dockerd.log")
+        if (dockerd and dockerd.poll() is not None) or time.monotonic() > deadline:
+            last = (log.read_text(errors="replace").splitlines() or [""])[-1]
+            raise NoEngineError(f"dockerd did not start ({log}): {last}")
         time.sleep(0.2)
 
 
