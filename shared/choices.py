@@ -24,10 +24,10 @@ def speaks_by_letter(texts: Sequence[str]) -> bool:
 
 
 def fixed_places(texts: Sequence[str]) -> frozenset[int]:
-    """Indices of the choices that must stay where they are."""
+    """Indices of the choices that must stay where they are; empty ones too, so that no letter is shown for them."""
     if speaks_by_letter(texts):
         return frozenset(range(len(texts)))
-    return frozenset(index for index, text in enumerate(texts) if _OF_THE_ABOVE.search(text))
+    return frozenset(index for index, text in enumerate(texts) if not text or _OF_THE_ABOVE.search(text))
 
 
 def permutation(texts: Sequence[str], seed: str, turn: int = 0) -> tuple[int, ...]:

@@ -32,6 +32,6 @@ def letter(index: int) -> str:
 
 
 def render(question: Question) -> str:
-    """The user turn that follows the clip."""
-    lines = [f"{letter(i)}. {choice.text}" for i, choice in enumerate(question.choices)]
+    """The user turn that follows the clip. An empty choice has no line, and its letter goes to no other."""
+    lines = [f"{letter(i)}. {question.choices[i].text}" for i in question.offered]
     return "\n".join([question.text, *lines, "Answer with the letter."])

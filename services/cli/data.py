@@ -3,8 +3,9 @@
 import os
 import re
 import shlex
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,12 +14,12 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from services.sandbox import clips as sandbox
 from shared.errors import InputError, UsageError
-from shared.formats import parts, roadbuddy
+from shared.formats import parts, registry, roadbuddy
 from shared.formats.answers import add_answers
 from shared.formats.common import Imported, one_line
 from shared.pipeline import Pipeline
 from shared.schema import Frozen
-from shared.store import Manifest, Store
+from shared.store import Manifest, Store, file_digest
 
 #: `progress(what, done, total)`
 Progress = Callable[[str, int, int], None]
@@ -74,17 +75,19 @@ class SandboxData(Frozen):
         return f"sandbox-{self.split}-{size}-{self.seed}"
 
 
-class RoadBuddyData(Frozen):
-    """An `{import: roadbuddy, …}` entry of a pipeline file's `data`."""
+class FileData(Frozen):
+    """An `{import: FORMAT, …}` entry of a pipeline file's `data`, for each format of `shared.formats.registry`."""
 
+    format: str = Field(alias="import")
     file: Existing
     videos: Existing
     name: str
     answers: Existing | None = None  #: CSV (id,answer) for a file that has no answers
+    test: bool | None = None  #: whether the clips are a test set's; None: as the file's name, or a row's split, says
     strict: bool = False
 
 
-_IMPORTS: dict[str, type[SandboxData] | type[RoadBuddyData]] = {"sandbox": SandboxData, "roadbuddy": RoadBuddyData}
+_IMPORTS = ("sandbox", *registry.FORMATS)
 
 
 def check_name(name: str, where: str, remedy: str) -> None:
@@ -110,17 +113,21 @@ def check(pipeline: Pipeline) -> None:
         _check_model(name, source)
 
 
-def _understood(name: str, entry: str | dict[str, Any]) -> str | SandboxData | RoadBuddyData:
+def _understood(name: str, entry: str | dict[str, Any]) -> str | SandboxData | FileData:
     """A data entry: the name of a dataset, or what is to be imported."""
     where = f"data.{name}"
     if isinstance(entry, str):
         check_name(entry, where, "see `roadqa import`")
         return entry
-    kind = _IMPORTS.get(str(entry.get("import")))
-    if kind is None:
-        raise UsageError(one_line(f"{where}.import: must be {' or '.join(_IMPORTS)}, not {entry.get('import')!r}"))
+    kind = entry.get("import")
+    if kind not in _IMPORTS:
+        raise UsageError(one_line(f"{where}.import: must be {', '.join(_IMPORTS)}, not {kind!r}"))
+    wanted: SandboxData | FileData
     try:
-        wanted = kind.model_validate({field: value for field, value in entry.items() if field != "import"})
+        if kind == "sandbox":
+            wanted = SandboxData.model_validate({field: value for field, value in entry.items() if field != "import"})
+        else:
+            wanted = FileData.model_validate(entry)
     except ValidationError as error:
         first = error.errors()[0]
         reason = first["msg"].removeprefix("Value error, ")
@@ -134,15 +141,22 @@ def _check_model(name: str, source: str) -> None:
 
 
 def store_dataset(store: Store, name: str, imported: Imported, progress: Progress) -> Import:
-    """Upload the good rows, cut into parts, and give the dataset its name."""
+    """Upload the good rows, cut into parts, and give the dataset its name.
+
+    What the store has already, from this dataset or any other, is not sent again: a broken upload goes on.
+    """
     if not imported.questions:
         raise InputError(f"{name}: no usable row: " + "; ".join(imported.problems[:3]))
     with tempfile.TemporaryDirectory() as folder:
         folders = parts.cut_parts(imported, Path(folder))
-        artifacts = []
-        for number, part in enumerate(folders, 1):
-            artifacts.append(store.put_artifact("rows", part))
-            progress("upload", number, len(folders))
+        artifacts: list[str] = []
+        files = [sum(path.is_file() for path in part.rglob("*")) for part in folders]
+        for number, part in enumerate(folders):
+
+            def told(done: int, _: int, before: int = sum(files[:number])) -> None:
+                progress("upload", before + done, sum(files))
+
+            artifacts.append(store.put_artifact("rows", part, on_file=told))
     dataset = store.put_manifest(Manifest(kind="dataset", parts=tuple(sorted(artifacts))))
     store.set_name("datasets", name, dataset)
     return Import(
@@ -156,10 +170,12 @@ def store_dataset(store: Store, name: str, imported: Imported, progress: Progres
     )
 
 
-def import_roadbuddy(store: Store, data: RoadBuddyData, progress: Progress) -> Import:
-    """Import a RoadBuddy file; with `strict` any problem is an error and nothing is stored."""
+def import_file(store: Store, data: FileData, progress: Progress) -> Import:
+    """Import a data file; with `strict` any problem is an error and nothing is stored."""
     check_name(data.name, "--name", "choose another")
-    imported = roadbuddy.read(data.file, data.videos, progress=lambda done, total: progress("read", done, total))
+    imported = registry.read(
+        data.format, data.file, data.videos, test=data.test, progress=lambda done, total: progress("read", done, total)
+    )
     if data.answers:
         add_answers(imported, data.answers)
     if data.strict and imported.problems:
@@ -189,6 +205,26 @@ def import_sandbox(store: Store, data: SandboxData, progress: Progress) -> Impor
         return store_dataset(store, data.name, imported, progress)
 
 
+def write_clips(store: Store, names: Mapping[str, str], folder: Path, progress: Progress) -> None:
+    """Write clips into `folder`, each under its name (by digest); those that are there already stay.
+
+    Raises:
+        InputError: another file has the name of one.
+    """
+    for number, (digest, name) in enumerate(names.items(), 1):
+        path = folder / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with store.workspace() as space:
+                store.get_blob(digest, space / "clip")
+                draft = path.with_name(f".{digest}.{os.getpid()}")
+                shutil.copyfile(space / "clip", draft)
+                draft.replace(path)
+        elif file_digest(path) != digest:
+            raise InputError(f"{path}: is another file than the clip of that name; give an empty folder")
+        progress("clips", number, len(names))
+
+
 def tell_problems(done: Import) -> None:
     """What was left out, a line each, on stderr."""
     for problem in done.problems:
@@ -205,7 +241,7 @@ def resolve_data(store: Store, name: str, source: str | dict[str, Any], progress
     """
     wanted = _understood(name, source)
     known_as = wanted if isinstance(wanted, str) else wanted.name
-    if not isinstance(wanted, RoadBuddyData) and (artifact := store.named("datasets", known_as)):
+    if not isinstance(wanted, FileData) and (artifact := store.named("datasets", known_as)):
         return store.manifest(artifact).parts
     if isinstance(wanted, str):
         known = ", ".join(store.names("datasets")) or "none"
@@ -213,7 +249,7 @@ def resolve_data(store: Store, name: str, source: str | dict[str, Any], progress
     if isinstance(wanted, SandboxData):
         done = import_sandbox(store, wanted, progress)
     else:
-        done = import_roadbuddy(store, wanted, progress)
+        done = import_file(store, wanted, progress)
     tell_problems(done)
     click.echo(done.summary, err=True)
     return store.manifest(done.artifact).parts

@@ -1,7 +1,6 @@
 """Labels out of the store: a run that measures a teacher, what a run's step has labelled, and the way to people."""
 
 import hashlib
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from services.cli import data
 from services.cli.collect import read_rows
 from services.cli.data import Import, Progress, check_name, resolve_data, store_dataset
 from services.cli.estimate import check_limit
@@ -212,16 +212,7 @@ def file_name(clip: Clip) -> str:
 
 def write_clips(store: Store, clips: Sequence[Clip], folder: Path, progress: Progress) -> None:
     """Write clips into `folder` under their `file_name`; those that are there already stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, clip in enumerate(clips, 1):
-        path = folder / file_name(clip)
-        if not path.exists():
-            with store.workspace() as space:
-                store.get_blob(clip.digest, space / "clip")
-                draft = path.with_name(f".{path.name}")
-                shutil.copyfile(space / "clip", draft)
-                draft.replace(path)
-        progress("clips", number, len(clips))
+    data.write_clips(store, {clip.digest: file_name(clip) for clip in clips}, folder, progress)
 
 
 def import_answers(store: Store, file: Path, labelled: Labelled, name: str, progress: Progress) -> Import:

@@ -18,12 +18,15 @@ def parse_choices(written: Sequence[str]) -> tuple[Choice, ...]:
 
     A lone "A." may also begin a text, so a letter counts as prefix only where at least half of the
     row's choices have one, and where abbreviations ("a.m.", "p.m.") still differ without theirs.
-    A choice without prefix gets the letter of its place.
+    A choice without prefix gets the letter of its place. An empty choice stays where it is, written as
+    nothing or, beside choices with text, as its bare letter.
     """
     texts = [tidy(text) for text in written]
     matches = [_PREFIX.match(text) for text in texts]
-    short = [match.group(2) for match in matches if match and _ABBREVIATION.fullmatch(match.string)]
-    prefixed = 2 * sum(match is not None for match in matches) >= len(texts) and len(set(short)) == len(short)
+    found = [match for match in matches if match]
+    said = [match for match in found if match.group(2)]
+    short = [match.group(2) for match in (said if len(said) > 1 else found) if _ABBREVIATION.fullmatch(match.string)]
+    prefixed = 2 * len(found) >= sum(bool(text) for text in texts) and len(set(short)) == len(short)
     return tuple(
         Choice(label=match.group(1).upper(), text=match.group(2))
         if match and prefixed

@@ -1,6 +1,7 @@
 """What every data format is read into: questions, clips that passed the gate, and what is wrong with the rest."""
 
 import hashlib
+import json
 import os
 import re
 import unicodedata
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from shared.errors import InputError, MediaError
 from shared.schema import Clip, Question
@@ -37,6 +39,13 @@ def one_line(text: str) -> str:
 def tidy(text: str) -> str:
     """NFC, with single spaces: texts from different hands compare equal."""
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file for people and programs; appears whole or not at all."""
+    incoming = path.with_name(f".{path.name}.{os.getpid()}")
+    incoming.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    incoming.replace(path)
 
 
 def language_of(text: str) -> str:

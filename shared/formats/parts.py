@@ -28,24 +28,20 @@ def cut_parts(imported: Imported, folder: Path) -> list[Path]:
 
     A clip without a local path is in the store already.
     """
-    by_clip: dict[str, list[Question]] = defaultdict(list)
+    bits = bucket_bits(len({question.clip for question in imported.questions}))
+    by_part: dict[int, list[Question]] = defaultdict(list)
     for question in imported.questions:
-        by_clip[question.clip].append(question)
-    bits = bucket_bits(len(by_clip))
-    digests: dict[int, list[str]] = defaultdict(list)
-    for digest in by_clip:
-        digests[bucket(digest, bits)].append(digest)
+        by_part[bucket(question.clip, bits)].append(question)
     parts = []
-    for number in sorted(digests):
+    for number, questions in sorted(by_part.items()):
         part = folder / f"{1 << bits:04d}-{number:04d}"
-        wanted = set(digests[number])
-        write_rows(part, (q for q in imported.questions if q.clip in wanted), imported.clips)
-        _link_clips(part / "clips", imported, sorted(wanted))
+        write_rows(part, questions, imported.clips)
+        _link_clips(part / "clips", imported, {question.clip for question in questions})
         parts.append(part)
     return parts
 
 
-def _link_clips(folder: Path, imported: Imported, digests: list[str]) -> None:
+def _link_clips(folder: Path, imported: Imported, digests: set[str]) -> None:
     folder.mkdir()
-    for digest in imported.paths.keys() & digests:
+    for digest in digests & imported.paths.keys():
         (folder / digest).symlink_to(imported.paths[digest].resolve())

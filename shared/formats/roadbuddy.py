@@ -5,245 +5,89 @@
 `recording` which source its clip was cut from; without it, the clip's name says.
 """
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Unpack
 
-from pydantic import ValidationError
+from shared.errors import InputError
+from shared.formats import rows
+from shared.formats.common import Imported, one_line, write_json
+from shared.formats.files import read_json
+from shared.formats.rows import Form, Item, Options, Raw, RowError
+from shared.schema import Question
 
-from shared.errors import InputError, MediaError
-from shared.formats.choices import find_answer, parse_choices
-from shared.formats.common import (
-    Imported,
-    Progress,
-    language_of,
-    one_line,
-    read_clips,
-    resolve_within,
-    tidy,
-)
-from shared.schema import Choice, Clip, Origin, Question
-from shared.video import MediaLimits
-
-_SAYS_TEST = re.compile(r"(?:^|[^a-z])test(?:[^a-z]|$)", re.IGNORECASE)
+WHAT = "a RoadBuddy file (train.json, public_test.json)"
+FILE = "roadbuddy.json"
 
 
-class _Row(NamedTuple):
-    """One row, understood but for its clip."""
-
-    number: int  #: place in the file, from 1
-    id: str
-    text: str
-    choices: tuple[Choice, ...]
-    answer: int | None
-    category: str
-    language: str
-    test: bool
-    video: str  #: as the file names it
-    path: Path
-    recording: str | None  #: as the row says
-
-
-class _RowError(Exception):
-    """A row that cannot be taken, and why."""
-
-
-def read(
-    path: Path,
-    videos: Path,
-    *,
-    test: bool | None = None,
-    limits: MediaLimits | None = None,
-    thorough: bool = True,
-    progress: Progress | None = None,
-) -> Imported:
+def read(path: Path, videos: Path, **options: Unpack[Options]) -> Imported:
     """Read a RoadBuddy file and its clips; what is wrong with a row is told and the others go through.
 
     Args:
         videos: the folder that `video_path` starts from.
-        test: whether the clips belong to a test set; None: as the file's name, or a row's `split`, says.
-        thorough: decode every clip wholly, so that damage shows now and not in the middle of a run.
 
     Raises:
         InputError: the file itself cannot be read.
     """
-    data = _load(path)
+    data = read_json(path, WHAT)
+    found = _rows_of(path, data)
     imported = Imported()
-    if isinstance(data, dict) and data.get("__count__") not in (None, len(_rows_of(path, data))):
+    if isinstance(data, dict) and data.get("__count__") not in (None, len(found)):
         imported.problems.append(
-            f"{path}: __count__ says {one_line(str(data['__count__']))}, the file has {len(data['data'])} rows; "
+            f"{path}: __count__ says {one_line(str(data['__count__']))}, the file has {len(found)} rows; "
             "check that it is complete"
         )
-    rows = list(_understood(path, _rows_of(path, data), videos, _says_test(path) if test is None else test, imported))
-    names = {row.path: row.video for row in reversed(rows)}
-    clips = read_clips(
-        ((name, file) for file, name in names.items()), limits=limits, thorough=thorough, progress=progress
-    )
-    found = [(row, clips[names[row.path]]) for row in rows]
-    given = _given_recordings(found)
-    for row, clip in found:
-        _take(path, row, clip, given, imported)
-    return imported
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from error
-    except (RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not a RoadBuddy file: {error}") from error
+    base = rows.number_base((row.get("answer"), row.get("choices")) for row in found if isinstance(row, dict))
+    items = (Item(f"row {number}", row, _id(row)) for number, row in enumerate(found, 1))
+    return rows.take(path, items, _parse, videos, Form(video="video_path", base=base), imported, **options)
 
 
 def _rows_of(path: Path, data: Any) -> list[Any]:
-    rows = data.get("data") if isinstance(data, dict) else data
-    if not isinstance(rows, list):
+    found = data.get("data") if isinstance(data, dict) else data
+    if not isinstance(found, list):
         raise InputError(f'{path}: has no list of rows; expected {{"data": [{{"id", "question", "choices", …}}]}}')
-    return rows
+    return found
 
 
-def _says_test(path: Path) -> bool:
-    return _SAYS_TEST.search(path.stem) is not None
+def _id(row: Any) -> str:
+    return str(row.get("id") if isinstance(row, dict) else None)
 
 
-def _understood(path: Path, rows: list[Any], videos: Path, test: bool, imported: Imported) -> Iterator[_Row]:
-    """The rows that make sense; the rest go to `imported.problems`."""
-    base = _number_base(rows)
-    first_with: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
-        try:
-            understood = _understand(number, row, videos, test, base)
-            if understood.id in first_with:
-                raise _RowError(f"the id is that of row {first_with[understood.id]}; give each question its own")
-        except (_RowError, InputError) as error:
-            imported.problems.append(_problem(path, number, row, str(error)))
-            continue
-        first_with[understood.id] = number
-        yield understood
-
-
-def _problem(path: Path, number: int, row: Any, what: str) -> str:
-    name = row.get("id") if isinstance(row, dict) else None
-    return one_line(f"{path}: row {number} (id {str(name)[:80]}): {what}; the row is left out")
-
-
-def _number_base(rows: list[Any]) -> int | None:
-    """0 or 1 where the file's numeric answers show what they count from, else None."""
-    pairs = [
-        (row["answer"], len(row["choices"]))
-        for row in rows
-        if isinstance(row, dict) and type(row.get("answer")) is int and isinstance(row.get("choices"), list)
-    ]
-    from_zero = any(answer == 0 for answer, _ in pairs)
-    from_one = any(answer == count for answer, count in pairs)
-    return None if from_zero == from_one else int(from_one)
-
-
-def _understand(number: int, row: Any, videos: Path, test: bool, base: int | None) -> _Row:
+def _parse(row: Any) -> Raw:
     if not isinstance(row, dict):
-        raise _RowError(f"is {type(row).__name__}, not an object")
-    text, id_, video = (_text(row, field) for field in ("question", "id", "video_path"))
-    written = _written(row.get("choices"))
-    choices = parse_choices(written)
-    category = tidy(str(row.get("category") or row.get("type") or "unknown"))
-    language = tidy(str(row.get("language") or language_of(" ".join([text, *written]))))
-    recording = _recording(row.get("recording"))
-    _refuse_halves([id_, text, video, *written, category, language, recording or ""])
-    return _Row(
-        number,
-        id_,
-        text,
-        choices,
-        _answer(row.get("answer"), choices, base),
-        category,
-        language,
-        test or _SAYS_TEST.search(str(row.get("split", ""))) is not None,
-        video,
-        resolve_within(videos, video),
-        recording,
+        raise RowError(f"is {type(row).__name__}, not an object")
+    return Raw(
+        row.get("question"),
+        row.get("choices"),
+        row.get("video_path"),
+        row.get("id"),
+        row.get("answer"),
+        row.get("category") or row.get("type"),
+        row.get("language"),
+        row.get("recording"),
+        row.get("split"),
+        row.get("origin"),
     )
 
 
-def _written(choices: Any) -> list[str]:
-    if not isinstance(choices, list) or not 2 <= len(choices) <= 26:
-        raise _RowError("has no list of 2 to 26 choices")
-    if not all(isinstance(choice, str | int | float) for choice in choices):
-        raise _RowError("has a choice that is not text")
-    return [str(choice) for choice in choices]
+def write(
+    folder: Path, questions: Iterable[Question], names: Mapping[str, str], recordings: Mapping[str, str]
+) -> list[str]:
+    """Write `roadbuddy.json`, what the format itself lacks in fields of its own. Holds any question."""
+    data = [_row(question, names[question.clip], recordings[question.clip]) for question in questions]
+    write_json(folder / FILE, {"__count__": len(data), "data": data})
+    return []
 
 
-def _text(row: dict[str, Any], field: str) -> str:
-    value = row.get(field)
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise _RowError(f"has no {field}")
-    return str(value).strip() if field == "video_path" else tidy(str(value))
-
-
-def _recording(recording: Any) -> str | None:
-    if isinstance(recording, bool) or not isinstance(recording, str | int | None):
-        raise _RowError(f"has a recording that is {type(recording).__name__}, not text")
-    return None if recording is None else tidy(str(recording)) or None
-
-
-def _refuse_halves(texts: list[str]) -> None:
-    """JSON can spell half of a surrogate pair, but no row with one can be written down again."""
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError as error:
-        raise _RowError("holds half a character (a lone surrogate); write the whole one") from error
-
-
-def _answer(answer: Any, choices: tuple[Choice, ...], base: int | None) -> int | None:
-    if answer is None or answer == "":
-        return None
-    if isinstance(answer, bool) or not isinstance(answer, str | int):
-        raise _RowError(f"has an answer that is {type(answer).__name__}, not text")
-    try:
-        return find_answer(answer, choices, base)
-    except ValueError as error:
-        raise _RowError(f"{error}; write it as one of them") from error
-
-
-def _given_recordings(found: list[tuple[_Row, Clip | MediaError]]) -> dict[str, str]:
-    """The recordings that rows give their clips, by digest; of two for one clip, the first."""
-    given: dict[str, str] = {}
-    for row, clip in found:
-        if isinstance(clip, Clip) and row.recording is not None:
-            given.setdefault(clip.digest, row.recording)
-    return given
-
-
-def _take(path: Path, row: _Row, clip: Clip | MediaError, given: Mapping[str, str], imported: Imported) -> None:
-    """Add the row's question and clip, or say why not."""
-    if isinstance(clip, MediaError):
-        imported.problems.append(_problem(path, row.number, {"id": row.id}, f"clip refused: {clip}"))
-        return
-    recording = given.get(clip.digest, clip.recording)
-    if row.recording not in (None, recording):
-        what = f"its recording is {row.recording!r}, but an earlier row gives its clip {recording!r}; make them agree"
-        imported.problems.append(_problem(path, row.number, {"id": row.id}, what))
-        return
-    origin = Origin(answer="none" if row.answer is None else "human", test_derived=row.test)
-    try:
-        question = Question(
-            id=row.id,
-            clip=clip.digest,
-            text=row.text,
-            choices=row.choices,
-            answer=row.answer,
-            category=row.category,
-            language=row.language,
-            origin=origin,
-        )
-    except ValidationError as error:
-        imported.problems.append(_problem(path, row.number, {"id": row.id}, error.errors()[0]["msg"]))
-        return
-    imported.questions.append(question)
-    imported.clips.setdefault(clip.digest, clip.model_copy(update={"recording": recording}))
-    imported.paths.setdefault(clip.digest, row.path)
+def _row(question: Question, name: str, recording: str) -> dict[str, Any]:
+    choices = [f"{choice.label}. {choice.text}" if choice.text else "" for choice in question.choices]
+    row = {"id": question.id, "question": question.text, "choices": choices}
+    if question.answer is not None:
+        row["answer"] = choices[question.answer]
+    return row | {
+        "video_path": name,
+        "category": question.category,
+        "language": question.language,
+        "recording": recording,
+        "origin": question.origin.model_dump(mode="json"),
+    }

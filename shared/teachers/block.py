@@ -17,8 +17,9 @@ def one_line(text: str) -> str:
 
 
 def block(question: Question, order: Sequence[int]) -> str:
-    """The question and its numbered choices in `order` (the choice at each place)."""
-    lines = [f"{place}. {one_line(question.choices[index].text)}" for place, index in enumerate(order, 1)]
+    """The question and its numbered choices in `order` (the choice at each place); an empty one has no line."""
+    texts = [(place, question.choices[index].text) for place, index in enumerate(order, 1)]
+    lines = [f"{place}. {one_line(text)}" for place, text in texts if text]
     shown = "\n".join(["<question>", one_line(question.text), "</question>", "<choices>", *lines, "</choices>"])
     if speaks_by_letter([choice.text for choice in question.choices]):
         names = ", ".join(f"{letter(index)} is choice {place}" for place, index in enumerate(order, 1))

@@ -56,7 +56,7 @@ def check(source: dict[str, Any] | str = "train", model: str = "base") -> None:
         ({"answers": "absent.csv"}, "data.train.answers: absent.csv is not there"),
         ({"file": "x" * 300}, "data.train.file: x{300} is not there"),
         ({"vidoes": "."}, "data.train.vidoes: Extra inputs are not permitted"),
-        ({"import": "roadbody"}, "data.train.import: must be sandbox or roadbuddy, not 'roadbody'"),
+        ({"import": "roadbody"}, "data.train.import: must be sandbox, roadbuddy, .*csv.*, not 'roadbody'"),
         ({"import": ["sandbox"]}, "data.train.import: must be"),
         ({"import": None}, "data.train.import: must be"),
         ({"import": "sandbox"}, "data.train.split: Field required"),

@@ -158,8 +158,12 @@ def test_test_rows_are_marked(
 
 
 def test_numbers_answer_where_the_file_shows_their_base(tmp_path: Path, videos: Path) -> None:
-    assert [q.answer for q in read(tmp_path, videos, row(id="a", answer=0), row(id="b", answer=1)).questions] == [0, 1]
-    assert [q.answer for q in read(tmp_path, videos, row(id="a", answer=2), row(id="b", answer=1)).questions] == [1, 0]
+    def answers(first: int, second: int) -> list[int | None]:
+        rows = row(id="a", answer=first), row(id="b", question="Đèn xanh?", answer=second)
+        return [question.answer for question in read(tmp_path, videos, *rows).questions]
+
+    assert answers(0, 1) == [0, 1]
+    assert answers(2, 1) == [1, 0]
     assert "0 or 1" in read(tmp_path, videos, row(answer=1)).problems[0]
 
 

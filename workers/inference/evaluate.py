@@ -117,7 +117,7 @@ def score(scored: Scored, correct: list[int], settings: metrics.Settings) -> dic
         "ci_method": interval.method,
         "confidence": settings.confidence,
         "majority": metrics.majority_baseline(scored.answers),
-        "chance": metrics.chance([len(q.choices) for q in scored.questions]),
+        "chance": metrics.chance([len(q.offered) for q in scored.questions]),
         "claim": metrics.too_few(len(correct), recordings),
         "by_category": _table(scored, correct, [q.category for q in scored.questions], settings),
         "by_language": _table(scored, correct, [q.language for q in scored.questions], settings),

@@ -156,8 +156,8 @@ def asked(batch: Sequence[Question], frames: Frames, video: VideoBudget) -> Iter
 
 
 def predicted(question: Question, found: Answer, seconds: float) -> Prediction:
-    """The most probable choice, the first of equals."""
-    best = max(range(len(found.logprobs)), key=found.logprobs.__getitem__)
+    """The most probable choice that was shown, the first of equals."""
+    best = max(question.offered, key=found.logprobs.__getitem__)
     return Prediction(
         question=question.id,
         choice=best,
