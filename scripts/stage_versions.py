@@ -18,7 +18,14 @@ from shared.contracts import STAGES
 LOCK = ROOT / "workers" / "versions.lock"
 
 _SHARED = ("shared/schema.py", "shared/prompts.py", "shared/choices.py")
-_VIDEO = ("shared/budget.py", "shared/video.py", "shared/vlm/encode.py")
+_VIDEO = (
+    "shared/budget.py",
+    "shared/container.py",
+    "shared/packets.py",
+    "shared/timeline.py",
+    "shared/video.py",
+    "shared/vlm/encode.py",
+)
 #: What decides a stage's result, beside its worker's own folder.
 SOURCES = {
     "label": ("workers/labeler", "shared/teachers", *_SHARED),

@@ -31,6 +31,12 @@ class Clip(Frozen):
     width: int  #: pixels, as displayed (rotation applied)
     height: int
     codec: str
+    #: Degrees clockwise by which its pictures are turned to stand upright; None, like the two below, where the clip was
+    #: imported before this was asked.
+    rotation: int | None = None
+    variable: bool | None = None  #: its frames do not come at even intervals
+    audio: str | None = None  #: codec of its first sound track; empty where it has none
+    fingerprint: str = ""  #: what it looks like (`shared.fingerprint`)
 
 
 class Choice(Frozen):

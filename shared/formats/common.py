@@ -118,6 +118,10 @@ def read_clip(path: Path, name: str, *, limits: MediaLimits | None = None, thoro
         width=found.width,
         height=found.height,
         codec=found.codec,
+        rotation=found.rotation,
+        variable=found.variable,
+        audio=found.audio,
+        fingerprint=found.fingerprint,
     )
 
 
