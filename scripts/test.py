@@ -58,8 +58,8 @@ def parts() -> dict[str, list[Step]]:
         "unit": [Step("unit", _pytest(SERVICES, "tests/unit", *ignored)), *_worker_units()],
         "integration": [Step("integration", _pytest(SERVICES, "tests/integration"))],
         "e2e": [Step("e2e", _pytest(SERVICES, "tests/e2e"))],
-        "core": [Step("containers: core", _pytest(SERVICES, "tests/containers/test_core.py", "-rs"))],
         # and those unit tests that skip what they have no tools for: now they have them
+        "core": [Step("containers: core", _pytest(SERVICES, "tests/containers/test_core.py", *_WITH_TOOLS, "-rs"))],
         "containers": [Step("containers", _pytest(SERVICES, "tests/containers", *_WITH_TOOLS, "-s"))],
     }
 
