@@ -134,6 +134,7 @@ class EvaluateRecipe(Recipe):
 
     resamples: int = Field(10_000, ge=100)  #: cluster bootstrap over recordings
     confidence: float = Field(0.95, gt=0, lt=1)
+    leaks: Literal["refuse", "mark"] = "refuse"  #: what to do where the model was trained on clips of the test
     seed: Seed = 0
 
 
@@ -177,7 +178,7 @@ STAGES: dict[str, Stage] = {
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
         Stage("predict", 3, "inference", PredictRecipe,
               {"model": Input("model"), "data": Input("rows")}, "predictions", "data"),
-        Stage("evaluate", 1, "inference", EvaluateRecipe,
+        Stage("evaluate", 2, "inference", EvaluateRecipe,
               {"predictions": Input("predictions"), "parent": Input("predictions", required=False),
                "data": Input("rows", clips=False), "seen": Input("rows", required=False, clips=False)},
               "scores"),

@@ -40,6 +40,7 @@ class ReportRow(Frozen):
 class ReportSpec(Frozen):
     test: str  #: a data name
     rows: dict[str, ReportRow]
+    leaks: Literal["refuse", "mark"] = "refuse"  #: mark: score also what a model was trained on, and say so
 
 
 class SubmissionSpec(Frozen):
@@ -171,6 +172,7 @@ class _Planner:
     ) -> None:
         self.pipeline, self.datasets, self.models, self.made, self.lacking = pipeline, datasets, models, made, lacking
         self.nodes: dict[str, Node] = {}
+        self.leaks = pipeline.report.leaks if pipeline.report else "refuse"
 
     def sources(self, names: Iterable[str], where: str) -> tuple[Source, ...]:
         found: list[Source] = []
@@ -278,7 +280,7 @@ class _Planner:
                 inputs["parent"] = (Source(node=parent),)
             if seen := self.seen(model):
                 inputs["seen"] = seen
-            self.add(name, "evaluate", self.recipe("evaluate", {}, name), inputs, 0)
+            self.add(name, "evaluate", self.recipe("evaluate", {"leaks": self.leaks}, name), inputs, 0)
         return name
 
     def row(self, name: str, spec: ReportRow, report: ReportSpec) -> PlannedRow:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.cli import words
-from services.cli.report import Report, losses
+from services.cli.report import Report, losses, marks
 
 _HERE = Path(__file__).parent
 
@@ -52,6 +52,7 @@ def html(report: Report) -> str:
         models=_models(report["rows"]),
         box=(WIDTH, HEIGHT),
         brief=brief,
+        marks=marks,
     )
 
 

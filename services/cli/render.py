@@ -11,7 +11,7 @@ from rich.text import Text
 from services.cli import words
 from services.cli.estimate import Bounds, Estimate
 from services.cli.rejected import TurnedAway
-from services.cli.report import Report, label_line
+from services.cli.report import Report, label_line, marks
 from services.cli.runs import Step
 from shared.pipeline import Limits
 from shared.prices import prices
@@ -53,7 +53,7 @@ def _cells(row: dict[str, Any]) -> list[Text]:
     tone = _TONES.get(row["verdict"], "")
     return [
         Text(plain(row["name"])),
-        Text(words.percent(row["accuracy"]), style="bold"),
+        Text(" ".join([words.percent(row["accuracy"]), *marks(row)]), style="bold yellow" if marks(row) else "bold"),
         Text(str(row["n"])),
         Text(words.interval(row["ci95"])),
         Text(words.points(row["difference"]), style=tone),

@@ -252,7 +252,16 @@ def _doubts(best: Row) -> list[str]:
         )
     if leaked := (best["leaked"] or {}).get("questions"):
         said.append(f"{leaked} of its {best['n']} questions are on recordings that {best['name']} was trained on.")
+    if taught := (best["transductive"] or {}).get("questions"):
+        said.append(
+            f"{best['name']} is transductive: it learned a teacher's answers on {taught} of the test's questions."
+        )
     return said
+
+
+def marks(row: Row) -> list[str]:
+    """Words that belong beside a score wherever it stands: leaked, transductive."""
+    return [mark for mark in ("leaked", "transductive") if (row[mark] or {}).get("questions")]
 
 
 def _ends(row: Row) -> str:
@@ -299,9 +308,14 @@ def _leak_lines(row: Row) -> list[str]:
             f"{row['name']} was trained on {words.counted(leaked['recordings'], 'recording')} of the test set"
             f" ({words.counted(leaked['questions'], 'question')}){rest}."
         )
-    if row["transductive"]:
-        rows_seen = words.counted(row["transductive"], "row")
-        said.append(f"{row['name']} learned from {rows_seen} drawn from a test set.")
+    taught = row["transductive"] or {}
+    if taught.get("questions"):
+        said.append(
+            f"{row['name']} is transductive: it learned a teacher's answers on clips or recordings of"
+            f" {words.counted(taught['questions'], 'question')} of this very test."
+        )
+    elif taught.get("rows"):
+        said.append(f"{row['name']} learned from {words.counted(taught['rows'], 'row')} drawn from another test set.")
     return said
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import redis
 
+from services.cli import leaks
 from services.cli.data import Progress, resolve_data, resolve_model
 from services.cli.estimate import check_limit
 from shared.errors import UsageError
@@ -51,7 +52,9 @@ def resolve(store: Store, pipeline: Pipeline, progress: Progress) -> Plan:
     datasets = {name: resolve_data(store, name, source, progress) for name, source in pipeline.data.items()}
     models = {name: resolve_model(store, name, source, progress) for name, source in pipeline.models.items()}
     known = {model: made(store, model) for model in models.values()}
-    return make_plan(pipeline, datasets, models, known, settings().lacking)
+    plan = make_plan(pipeline, datasets, models, known, settings().lacking)
+    leaks.check(store, plan)
+    return plan
 
 
 def submit(store: Store, board: Board, plan: Plan) -> str:

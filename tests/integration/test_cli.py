@@ -254,3 +254,25 @@ def test_what_the_gates_turned_away_can_be_looked_at(roadqa: Roadqa, store: Stor
     (found,) = json.loads(roadqa("rejected", "p-1", "--json").stdout)
     assert (found["step"], found["was"]["id"]) == ("more", "q1")
     assert "its augment steps: more" in one_line(roadqa("rejected", "p-1", "--step", "less"), 2)
+
+
+def test_a_run_that_would_score_what_it_trains_on_is_refused_at_once(
+    roadqa: Roadqa, store: Store, tmp_path: Path
+) -> None:
+    drawn = "{import: sandbox, split: %s, recordings: 2, clips_per_recording: 1, seed: 3}"
+    text = (
+        f"name: p\nmodels: {{base: sandbox-tiny}}\ndata: {{a: {drawn % 'train'}, b: {drawn % 'public-test'}}}\n"
+        "steps:\n  labels: {stage: label, data: b}\n"
+        "  more: {stage: augment, data: [a, labels]}\n  tuned: {stage: train, model: base, data: %s}\n"
+        "report: {test: %s, rows: {tuned: {}}%s}\n"
+    )
+    (tmp_path / "p.yaml").write_text(text % ("[labels, more]", "a", ""))
+    refused = roadqa("run", "p.yaml")
+    said = refused.stderr.splitlines()[-1]  # after what the import tells
+    assert refused.returncode == 2
+    assert "report.rows.tuned: trained on 2 recordings of the test 'a'" in said
+    assert "leaks: mark" in said
+    (tmp_path / "p.yaml").write_text(text % ("[labels, more]", "a", ", leaks: mark"))
+    assert roadqa("run", "p.yaml").returncode == 0
+    (tmp_path / "p.yaml").write_text(text % ("[labels]", "b", ""))
+    assert roadqa("run", "p.yaml").returncode == 0, "a teacher's labels on the test are transductive, and said so"

@@ -18,7 +18,8 @@ def scores(accuracy: float, low: float, high: float, n: int = 240, **more: Any) 
         "n": n, "recordings": n // 4, "unanswered": 0, "accuracy": accuracy, "ci95": [low, high],
         "ci_method": f"bootstrap over {n // 4} recordings", "majority": 0.3, "chance": 0.25, "claim": None,
         "by_category": {"sign": {"n": n, "accuracy": accuracy}}, "by_language": {"en": {"n": n, "accuracy": accuracy}},
-        "parent": None, "leaked": {"questions": 0, "recordings": 0, "accuracy_without": accuracy}, "transductive": 0,
+        "parent": None, "leaked": {"questions": 0, "recordings": 0, "accuracy_without": accuracy},
+        "transductive": {"questions": 0, "rows": 0},
         "seconds_per_question": 0.02, "prompt_tokens": 96.0,
     } | more  # fmt: skip
 
@@ -115,11 +116,20 @@ def test_the_verdict_follows_the_paired_test(difference: float, p: float, expect
 
 def test_a_score_on_clips_that_were_trained_on_is_marked() -> None:
     leaked = {"questions": 12, "recordings": 3, "accuracy_without": 0.7}
-    tuned = a_row("tuned", scores(0.85, 0.80, 0.90, leaked=leaked, transductive=40), "other")
+    tuned = a_row("tuned", scores(0.85, 0.80, 0.90, leaked=leaked, transductive={"questions": 0, "rows": 40}), "other")
     report = build(a_view(a_row("baseline", scores(0.40, 0.34, 0.46)), tuned))
     assert any("12 of its 240 questions are on recordings that tuned was trained on" in d for d in _details(report))
     assert any("trained on 3 recordings of the test set (12 questions); on the others" in c for c in report["caveats"])
-    assert any("40 rows drawn from a test set" in c for c in report["caveats"])
+    assert any("40 rows drawn from another test set" in c for c in report["caveats"])
+    assert "<strong>leaked</strong>" in page.html(report)
+
+
+def test_a_score_on_a_test_that_a_teacher_labelled_is_called_transductive() -> None:
+    tuned = a_row("tuned", scores(0.85, 0.80, 0.90, transductive={"questions": 40, "rows": 44}), "other")
+    report = build(a_view(a_row("baseline", scores(0.40, 0.34, 0.46)), tuned))
+    assert any("tuned is transductive" in d and "40" in d for d in _details(report))
+    assert any("teacher's answers on clips or recordings of 40 questions" in c for c in report["caveats"])
+    assert "<strong>transductive</strong>" in page.html(report)
 
 
 def test_an_unfinished_run_has_a_report_too() -> None:

@@ -8,6 +8,7 @@ from shared import metrics
 from shared.context import Context
 from shared.contracts import EvaluateRecipe
 from shared.errors import InputError
+from shared.leaks import find as find_leaks
 from shared.schema import Prediction, Question, Rows, read_jsonl
 
 
@@ -26,7 +27,8 @@ def evaluate(inputs: dict[str, list[Path]], recipe: EvaluateRecipe, out: Path, c
     Where no row has an answer (a public test), there is no accuracy, and the scores say so.
 
     Raises:
-        InputError: a question that counts has no (or no usable) prediction.
+        InputError: a question that counts has no (or no usable) prediction, or the model was trained on its clip or
+            recording and the recipe does not say that such scores are to be marked.
     """
     data = Rows(inputs["data"])
     if not data.questions:
@@ -38,7 +40,7 @@ def evaluate(inputs: dict[str, list[Path]], recipe: EvaluateRecipe, out: Path, c
         correct = outcomes(scored, predictions)
         scores = score(scored, correct, settings) | costs(scored.questions, predictions)
         scores["parent"] = against_parent(scored, correct, inputs.get("parent", []), settings)
-        scores["leaked"], scores["transductive"] = leaks(scored, correct, inputs.get("seen", []))
+        scores |= leaks(scored, correct, data, Rows(inputs.get("seen", [])), recipe)
     else:
         scores = unscored(data, predictions)
     (out / "scores.json").write_text(json.dumps(scores, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -172,22 +174,27 @@ def against_parent(
     }
 
 
-def leaks(scored: Scored, correct: list[int], folders: list[Path]) -> tuple[dict[str, Any], int]:
-    """(scored questions whose clip or recording the model was trained on, rows it saw that come from a test set)."""
-    seen = Rows(folders)
-    clips = {q.clip for q in seen.questions}
-    recordings = {seen.clips[digest].recording for digest in clips if digest in seen.clips}
-    leaked = [
-        q.clip in clips or recording in recordings
-        for q, recording in zip(scored.questions, scored.recordings, strict=True)
-    ]
-    clean = [right for right, known in zip(correct, leaked, strict=True) if not known]
-    found = {
-        "questions": sum(leaked),
-        "recordings": len({r for r, known in zip(scored.recordings, leaked, strict=True) if known}),
-        "accuracy_without": sum(clean) / len(clean) if clean else None,
+def leaks(scored: Scored, correct: list[int], data: Rows, seen: Rows, recipe: EvaluateRecipe) -> dict[str, Any]:
+    """What of the test the model was trained on: `leaked`, and `transductive` where by a teacher's answers alone.
+
+    Raises:
+        InputError: something leaked, and the recipe refuses that.
+    """
+    found = find_leaks(scored.questions, data.clips, seen.questions, seen.clips)
+    recordings = sorted({r for r, known in zip(scored.recordings, found.leaked, strict=True) if known})
+    if recordings and recipe.leaks == "refuse":
+        raise InputError(
+            f"the model was trained on {len(recordings)} recordings of the test ({sum(found.leaked)} of its"
+            f" {len(correct)} questions; the first is {recordings[0]!r}): take them out of the training data, or set"
+            " `leaks: mark` under `report:` in the pipeline file"
+        )
+    clean = [right for right, known in zip(correct, found.leaked, strict=True) if not known]
+    without = sum(clean) / len(clean) if clean else None
+    derived = sum(row.origin.test_derived for row in seen.questions)
+    return {
+        "leaked": {"questions": sum(found.leaked), "recordings": len(recordings), "accuracy_without": without},
+        "transductive": {"questions": sum(found.transductive), "rows": derived},
     }
-    return found, sum(q.origin.test_derived for q in seen.questions)
 
 
 def _table(scored: Scored, correct: list[int], groups: list[str], settings: metrics.Settings) -> dict[str, Any]:

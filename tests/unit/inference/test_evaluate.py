@@ -13,6 +13,7 @@ from shared.schema import Choice, Clip, Origin, Prediction, Question, write_json
 from workers.inference.evaluate import evaluate
 
 RECIPE = EvaluateRecipe(resamples=200)
+MARK = EvaluateRecipe(resamples=200, leaks="mark")
 
 
 def a_clip(number: int, recording: str) -> Clip:
@@ -49,10 +50,10 @@ def the_predictions(folder: Path, choices: dict[str, int]) -> Path:
     return folder
 
 
-def run(tmp_path: Path, **inputs: list[Path]) -> dict[str, Any]:
+def run(tmp_path: Path, recipe: EvaluateRecipe = RECIPE, **inputs: list[Path]) -> dict[str, Any]:
     out = tmp_path / "out"
     out.mkdir()
-    facts = evaluate(inputs, RECIPE, out, LocalContext(tmp_path / "scratch"))
+    facts = evaluate(inputs, recipe, out, LocalContext(tmp_path / "scratch"))
     assert json.loads((out / "scores.json").read_text()) == json.loads(json.dumps(facts))
     return facts
 
@@ -132,18 +133,36 @@ def test_the_parent_is_compared_on_the_same_questions(tmp_path: Path) -> None:
 
 def test_training_on_a_recording_marks_every_question_of_it(tmp_path: Path) -> None:
     data = the_rows(tmp_path / "data", ["r1", "r1", "r2"], [0, 0, 0])
+    seen = the_rows(tmp_path / "seen", ["r1", "r9"], [1, 1], start=50, origin=Origin(answer="human", test_derived=True))
+    predictions = the_predictions(tmp_path / "p", {"q0": 0, "q1": 1, "q2": 0})
+    scores = run(tmp_path, MARK, predictions=[predictions], data=[data], seen=[seen])
+    assert scores["leaked"] == {"questions": 2, "recordings": 1, "accuracy_without": 1.0}
+    assert scores["transductive"] == {"questions": 0, "rows": 2}
+
+
+def test_what_was_trained_on_is_not_scored_unless_it_is_to_be_marked(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r1", "r2"], [0, 0, 0])
+    seen = the_rows(tmp_path / "seen", ["r1"], [1], start=50)
+    predictions = the_predictions(tmp_path / "p", {"q0": 0, "q1": 1, "q2": 0})
+    with pytest.raises(InputError, match=r"1 recordings of the test \(2 of its 3 questions; .*'r1'.*leaks: mark"):
+        run(tmp_path, predictions=[predictions], data=[data], seen=[seen])
+
+
+def test_a_teachers_labels_on_the_test_itself_are_transductive_and_no_leak(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r1", "r2"], [0, 0, 0])
     derived = Origin(answer="teacher", test_derived=True)
     seen = the_rows(tmp_path / "seen", ["r1", "r9"], [1, 1], start=50, origin=derived)
     predictions = the_predictions(tmp_path / "p", {"q0": 0, "q1": 1, "q2": 0})
     scores = run(tmp_path, predictions=[predictions], data=[data], seen=[seen])
-    assert scores["leaked"] == {"questions": 2, "recordings": 1, "accuracy_without": 1.0}
-    assert scores["transductive"] == 2
+    assert scores["leaked"]["questions"] == 0
+    assert scores["transductive"] == {"questions": 2, "rows": 2}
 
 
 def test_a_clip_that_was_seen_under_another_recording_is_a_leak(tmp_path: Path) -> None:
     data = the_rows(tmp_path / "data", ["r1", "r2"], [0, 0])
     seen = the_rows(tmp_path / "seen", ["renamed"], [0])
-    scores = run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 0, "q1": 0})], data=[data], seen=[seen])
+    predictions = the_predictions(tmp_path / "p", {"q0": 0, "q1": 0})
+    scores = run(tmp_path, MARK, predictions=[predictions], data=[data], seen=[seen])
     assert scores["leaked"]["questions"] == 1
 
 

@@ -1,0 +1,64 @@
+"""A run that would score a model on what it was trained on is refused before it costs anything."""
+
+from collections.abc import Iterable, Iterator
+
+from services.cli.collect import read_rows
+from shared import leaks
+from shared.errors import UsageError
+from shared.pipeline import Plan, Source
+from shared.schema import Clip, Question
+from shared.store import Store
+
+
+def check(store: Store, plan: Plan) -> None:
+    """Compare the rows of the report with their test, as far as their data is known now.
+
+    Raises:
+        UsageError: names the row, and how much of the test it was trained on.
+    """
+    if plan.test is None:
+        return
+    questions, clips = read_rows(store, plan.datasets[plan.test])
+    nodes = {node.name: node for node in plan.nodes}
+    known: dict[tuple[Source, ...], leaks.Leaks] = {}
+    for row in plan.rows:
+        node = nodes[row.evaluate]
+        if node.recipe["leaks"] == "mark" or not (seen := node.inputs.get("seen")):
+            continue
+        if seen not in known:
+            known[seen] = leaks.find(questions, clips, *_rows(store, plan, seen))
+        found = [clips[q.clip].recording for q, leaked in zip(questions, known[seen].leaked, strict=True) if leaked]
+        if found:
+            recordings = sorted(set(found))
+            raise UsageError(
+                f"report.rows.{row.name}: trained on {len(recordings)} recordings of the test {plan.test!r}"
+                f" ({len(found)} of its {len(questions)} questions; the first is {recordings[0]!r}): take them out of"
+                " the training data (`roadqa datasets split`), or set `leaks: mark` under `report:`"
+            )
+
+
+def _rows(store: Store, plan: Plan, sources: Iterable[Source]) -> tuple[list[Question], dict[str, Clip]]:
+    questions: list[Question] = []
+    clips: dict[str, Clip] = {}
+    for artifact, labelled in _artifacts(plan, sources, False):
+        rows, more = read_rows(store, (artifact,))
+        questions += map(_by_teacher, rows) if labelled else rows
+        clips |= more
+    return questions, clips
+
+
+def _artifacts(plan: Plan, sources: Iterable[Source], labelled: bool) -> Iterator[tuple[str, bool]]:
+    """The rows behind sources, and whether a teacher is yet to answer them."""
+    nodes = {node.name: node for node in plan.nodes}
+    for source in sources:
+        if source.artifact is not None:
+            yield source.artifact, labelled
+        elif source.node is not None:
+            node = nodes[source.node]
+            yield from _artifacts(plan, node.inputs["data"], labelled or node.stage == "label")
+
+
+def _by_teacher(question: Question) -> Question:
+    if question.answer is not None:
+        return question
+    return question.model_copy(update={"origin": question.origin.model_copy(update={"answer": "teacher"})})

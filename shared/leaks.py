@@ -1,0 +1,41 @@
+"""Whether a test tells anything: which of its questions are on what the model was trained on."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from shared.schema import Clip, Origin, Question
+
+
+class Leaks(NamedTuple):
+    """For each test question, in order."""
+
+    leaked: list[bool]  #: the model was trained on its clip, or on its recording, with somebody's answers
+    transductive: list[bool]  #: not that, but with a teacher's answers to the unanswered test itself
+
+
+def find(
+    questions: Sequence[Question],
+    clips: Mapping[str, Clip],
+    seen: Iterable[Question],
+    seen_clips: Mapping[str, Clip],
+) -> Leaks:
+    """Compare a test with the rows that a model has seen; clips are by digest."""
+    given: set[str] = set()
+    taught: set[str] = set()
+    for row in seen:
+        known = _known_by(row.clip, seen_clips)
+        (taught if _taught(row.origin) else given).update(known)
+    asked = [_known_by(question.clip, clips) for question in questions]
+    leaked = [bool(known & given) for known in asked]
+    transductive = [bool(known & taught) and not open_ for known, open_ in zip(asked, leaked, strict=True)]
+    return Leaks(leaked, transductive)
+
+
+def _taught(origin: Origin) -> bool:
+    return origin.test_derived and origin.answer == "teacher"
+
+
+def _known_by(digest: str, clips: Mapping[str, Clip]) -> set[str]:
+    """What makes two clips the same, or two views of the same."""
+    clip = clips.get(digest)
+    return {f"clip {digest}"} | ({f"recording {clip.recording}"} if clip is not None else set())
