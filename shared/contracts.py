@@ -28,7 +28,7 @@ class TeacherRecipe(Recipe):
 
     provider: Literal["gemini", "openai"] = "gemini"  #: openai: any server of that protocol, such as vLLM
     model: str = "gemini-2.5-pro"
-    fps: float = Field(2.0, gt=0, le=24)  #: frames a second the teacher is asked to look at
+    fps: float = Field(2.0, gt=0, le=24)  #: frames a second it is asked to look at; an openai server's own for clips
     video: Literal["clip", "frames"] = "clip"  #: frames: pictures, for an openai server that takes no video
     media_resolution: Literal["default", "low", "medium", "high"] = "default"  #: of each frame; not for openai clips
     temperature: float = Field(0.7, ge=0, le=2)
@@ -41,9 +41,10 @@ class TeacherRecipe(Recipe):
             raise ValueError("video: frames is for provider openai; Gemini takes the clip and `fps`")
         if self.provider == "openai" and self.thinking_budget != -1:
             raise ValueError("thinking_budget is for provider gemini; set thinking at the openai server")
-        if self.provider == "openai" and self.video == "clip" and self.media_resolution != "default":
+        own = (self.fps, self.media_resolution) == (2.0, "default")
+        if self.provider == "openai" and self.video == "clip" and not own:  # vLLM takes no word on either
             raise ValueError(
-                "media_resolution with provider openai needs video: frames; set it at the server otherwise"
+                "fps and media_resolution with provider openai need video: frames; of a clip the server chooses"
             )
         return self
 

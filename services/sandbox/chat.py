@@ -14,6 +14,7 @@ from aiohttp import web
 from services.sandbox.faults import Refusal
 from services.sandbox.oracle import Asked, Oracle, Said, Seen, check_model
 
+CLIP_FPS = 2.0  #: of what the server looks at, as vLLM does by default: no request says
 _ENDS = {"stop": "stop", "cut": "length", "blocked": "content_filter", "refused": "content_filter"}
 
 
@@ -34,10 +35,11 @@ def asked(oracle: Oracle, body: dict[str, Any]) -> Asked:
     video = next((part["video_url"]["url"] for part in parts if part.get("type") == "video_url"), None)
     prompt = "\n".join(part["text"] for part in parts if part.get("type") == "text")
     form = (body.get("response_format") or {}).get("json_schema") or {}
-    frames = ((body.get("media_io_kwargs") or {}).get("video") or {}).get("fps", 1.0)
+    if "media_io_kwargs" in body or "mm_processor_kwargs" in body:
+        raise Refusal(400, "Per-request media_io_kwargs are disabled by default.")
     room = body.get("max_completion_tokens") or body.get("max_tokens")
     clip = _seen(oracle, video) if video else None
-    return Asked(clip, prompt, form.get("schema") or {}, int(body.get("seed") or 0), room, float(frames))
+    return Asked(clip, prompt, form.get("schema") or {}, int(body.get("seed") or 0), room, CLIP_FPS)
 
 
 def _seen(oracle: Oracle, url: str) -> Seen:

@@ -1,5 +1,6 @@
 """From a service's words to a reply: valid by the request's own answer, or a failure of a named kind."""
 
+import json
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -24,11 +25,14 @@ def read(text: str, request: Request, usage: Usage, model: str, *, cut: bool = F
     if not text.strip():
         fail("cut off" if cut else "empty", "no text", usage)
     try:
-        answer = request.answer.model_validate_json(text, strict=True)
+        # Line breaks as they are inside a string are no JSON, but some servers' grammars let them pass.
+        answer = request.answer.model_validate_json(json.dumps(json.loads(text, strict=False)), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         kind: Final = "outside" if first["type"] in _OUTSIDE else "malformed"
         fail("cut off" if cut else kind, f"{first['loc']}: {first['msg']}: {text[:_SHOWN]!r}", usage)
+    except (ValueError, RecursionError) as error:
+        fail("cut off" if cut else "malformed", f"{error}: {text[:_SHOWN]!r}", usage)
     reply = Reply(answer.model_dump(mode="json"), usage, model)
     if not spoken(reply.data, request.language):
         fail("wrong language", f"not in {request.language}: {text[:_SHOWN]!r}", usage, reply)

@@ -1,6 +1,7 @@
 """Any server that speaks OpenAI's chat completions, such as vLLM: the clip first, JSON by schema.
 
-Sources: the installed client (openai 3.54.0), vLLM's protocol (0.32: `video_url`, `media_io_kwargs`).
+Sources: the installed client (openai 3.54.0), vLLM's protocol (0.32: `video_url`). Which frames of a clip are looked at
+is the server's choice (vLLM's `--media-io-kwargs`; by default it refuses requests that say); of frames, the recipe's.
 """
 
 import asyncio
@@ -54,9 +55,6 @@ class OpenAITeacher:
         content = [*(await self._video(request, clip) if clip else []), {"type": "text", "text": request.prompt}]
         messages: Any = [{"role": "user", "content": content}]  # Any: the client's types know no `video_url`
         schema = {**request.schema, "additionalProperties": False}
-        options: dict[str, Any] = {}
-        if clip is not None and teacher.video == "clip":  # a part of the protocol that is vLLM's own, as `video_url` is
-            options["extra_body"] = {"media_io_kwargs": {"video": {"fps": teacher.fps, "num_frames": -1}}}
         response = await self._call(
             self._client.chat.completions.create(
                 model=teacher.model,
@@ -68,7 +66,6 @@ class OpenAITeacher:
                     "type": "json_schema",
                     "json_schema": {"name": request.answer.__name__, "schema": schema, "strict": True},
                 },
-                **options,
             )
         )
         return _read(response, request)
