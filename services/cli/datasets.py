@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from services.cli import data, insight, insightview, show
+from services.cli import data, insight, insightview, show, splitting
 from services.cli.collect import read_rows
 from shared.errors import UsageError
 from shared.formats import registry
@@ -57,6 +57,9 @@ def _command(name: str, format_: registry.Format, tell: Callable[[data.Import, b
 @click.group("datasets")
 def group() -> None:
     """Datasets in the store: list, look at, write out."""
+
+
+group.add_command(splitting.command)
 
 
 @group.command("list", epilog=show.example("roadqa datasets list"))

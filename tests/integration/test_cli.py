@@ -276,3 +276,25 @@ def test_a_run_that_would_score_what_it_trains_on_is_refused_at_once(
     assert roadqa("run", "p.yaml").returncode == 0
     (tmp_path / "p.yaml").write_text(text % ("[labels]", "b", ""))
     assert roadqa("run", "p.yaml").returncode == 0, "a teacher's labels on the test are transductive, and said so"
+
+
+def test_a_dataset_is_split_by_recording(roadqa: Roadqa, store: Store, tmp_path: Path) -> None:
+    drawn = ("--split", "train", "--recordings", "6", "--clips", "1", "--questions", "2", "--seed", "4")
+    name = json.loads(roadqa("import", "sandbox", *drawn, "--json").stdout)["dataset"]
+    blobs = set(store.keys("blobs/"))
+    done = roadqa("datasets", "split", name, "--into", "train=0.7", "--into", "val=0.3", "--json")
+    assert done.returncode == 0, done.stderr
+    train, val = json.loads(done.stdout)
+    assert (train["dataset"], val["dataset"]) == (f"{name}-train", f"{name}-val")
+    assert (train["recordings"] + val["recordings"], train["questions"] + val["questions"]) == (6, 12)
+    clips = {key for key in store.keys("blobs/")} - blobs
+    assert all(store.manifest(a["artifact"]).parts for a in (train, val))
+    assert not any(
+        json.loads(roadqa("datasets", "show", a["dataset"], "--json").stdout)["clips"] == 0 for a in (train, val)
+    )
+    assert len(clips) <= 8, "tables alone: no clip is stored again"
+    assert "add up to 1" in one_line(roadqa("datasets", "split", name, "--into", "a=0.5", "--into", "b=0.4"), 2)
+    assert "no NAME=SHARE" in one_line(roadqa("datasets", "split", name, "--into", "a"), 2)
+    assert "does not match clip" in one_line(
+        roadqa("datasets", "split", name, "--into", "a=0.5", "--into", "b=0.5", "--pattern", "^(x)$"), 2
+    )
