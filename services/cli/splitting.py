@@ -25,7 +25,7 @@ from shared.store import Store, store
 @click.option("--into", "shares", required=True, multiple=True, metavar="NAME=SHARE",
               help="A split and its share of the questions; they add up to 1. Stored as DATASET-NAME.")  # fmt: skip
 @click.option(
-    "--pattern", help="What names a clip's recording: this regular expression's first group in its file name."
+    "--pattern", help="Regular expression whose first group in a clip's name names its recording."
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
