@@ -59,6 +59,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--served-model-name", MODEL, "--host", "127.0.0.1",
         "--port", str(port), "--max-model-len", "4096", "--max-num-seqs", "4", "--enforce-eager", "--dtype", "float32",
         "--kv-cache-memory-bytes", "256M", "--mm-processor-cache-gb", "0.1",
+        # A seeded request whose prompt is read in pieces kills the CPU engine (`CPU Generator does not use offset`).
+        "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096",
     ]  # fmt: skip
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
