@@ -21,8 +21,7 @@ from shared.video import sample
 #: The contact sheet shows every second of six frames: neither a clip's first picture nor its last.
 _SHEET = VideoBudget(fps=2, tokens_per_patch=24, max_frames=6)
 _QUALITY = 72  # of the sheet's JPEGs
-#: What of a clip is counted elsewhere, or tells it from all others.
-_OWN = {"digest", "name", "recording", "size_bytes", "seconds", "fps", "width", "height"}
+_UNKNOWN = "not known"  # of clips that were imported before it was asked
 
 Counts = dict[str, int]
 
@@ -48,7 +47,7 @@ class Look(Frozen):
     bytes: int  #: of the clips
     seconds: float  #: of the clips, together
     questions_by: dict[str, Counts]  #: split, category, language, choices, empty choices, origin, answer
-    clips_by: dict[str, Counts]  #: frame rate, picture size, codec
+    clips_by: dict[str, Counts]  #: codec, frame rate, evenness of frames, picture, rotation, sound
     duration: dict[str, float]  #: seconds: min, p25, median, p75, max; empty without clips
 
 
@@ -109,8 +108,16 @@ def _origin(origin: Origin) -> str:
 
 
 def _of_clip(clip: Clip) -> dict[str, str]:
-    told = {name: str(value) for name, value in clip if name not in _OWN}
-    return {"frame rate": f"{clip.fps:.3g} fps", "picture": f"{clip.width}×{clip.height}", **told}
+    even = {None: _UNKNOWN, False: "at even intervals", True: "at uneven intervals"}
+    turned = _UNKNOWN if clip.rotation is None else f"turned by {clip.rotation}°" if clip.rotation else "none"
+    return {
+        "codec": clip.codec,
+        "frame rate": f"{clip.fps:.3g} fps",
+        "frames": even[clip.variable],
+        "picture": f"{clip.width}×{clip.height}",
+        "rotation": turned,
+        "sound": _UNKNOWN if clip.audio is None else clip.audio or "none",
+    }
 
 
 def _sorted(counted: dict[str, Counter[str]]) -> dict[str, Counts]:

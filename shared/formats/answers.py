@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shared.errors import InputError
 from shared.formats.common import Imported, one_line, tidy
+from shared.formats.files import read_text
 from shared.schema import Question
 
 
@@ -15,7 +16,7 @@ def add_answers(imported: Imported, file: Path) -> None:
     Raises:
         InputError: the file itself cannot be read.
     """
-    first, *lines = _lines(file)
+    first, *lines = read_text(file).split("\n")  # ids hold no line breaks: an open quote spoils no other line
     header = [name.strip(' "') for name in first.split(",")]
     if not {"id", "answer"} <= set(header):
         raise InputError(f"{file}:1: its first line must be id,answer")
@@ -37,16 +38,6 @@ def add_answers(imported: Imported, file: Path) -> None:
             imported.problems.append(one_line(f"{file}:{number}: {error}; the line is left out"))
             continue
         line_of[id_] = number
-
-
-def _lines(file: Path) -> list[str]:
-    """Ids hold no line breaks, so each line stands alone: a quote that is never closed spoils no other."""
-    try:
-        return file.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
 def _fields(line: str, header: Sequence[str]) -> tuple[str, str]:

@@ -4,7 +4,6 @@ Sources: labelstud.io/guide/task_format (tasks, annotations), /guide/predictions
 /tags/choices (choices that each task brings itself).
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from shared.errors import InputError
 from shared.formats.common import one_line
+from shared.formats.files import read_json
 from shared.prompts import letter
 from shared.schema import Label, Question
 from shared.votes import leading
@@ -135,16 +135,7 @@ def read(path: Path, questions: Iterable[Question]) -> tuple[list[Question], lis
 
 
 def _load(path: Path) -> list[Any]:
-    try:
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); export it again as JSON") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from error
-    except (RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not a Label Studio export: {error}") from error
+    found = read_json(path, "a Label Studio export")
     if not isinstance(found, list):
         raise InputError(f"{path}: has no list of tasks; export the project as JSON or JSON-MIN")
     return found

@@ -15,13 +15,13 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 from pydantic import ValidationError
 
-from shared.video import MediaLimits
 from shared.errors import InputError, MediaError
 from shared.formats.choices import find_answer, parse_choices
 from shared.formats.common import Imported, Progress, language_of, one_line, read_clips, resolve_within, tidy
 from shared.precedence import same
 from shared.prompts import LETTERS, letter
 from shared.schema import Choice, Clip, Origin, Question
+from shared.video import MediaLimits
 
 _SAYS_TEST = re.compile(r"(?:^|[^a-z])test(?:[^a-z]|$)", re.IGNORECASE)
 _WHOLE = re.compile(r"-?\d+(?:\.0+)?")

@@ -10,6 +10,7 @@ Sources: the READMEs of qwen-vl-finetune and of LLaMA-Factory's data folder, ms-
 prompts of LLaVA-Video-178K.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,9 @@ _HEADING = re.compile(r"(?:options|choices|lựa chọn|đáp án)\s*:?", re.IGN
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _ANSWER_IS = re.compile(r"(?:the\s+)?(?:(?:correct|right|best)\s+)?(?:answer|option)\s*(?:is\s*:?|:)\s*", re.IGNORECASE)
 _HUMAN, _MODEL = ("human", "user"), ("gpt", "assistant", "bot")
-_MINE = "roadqa"  #: the field that holds what the format has no place for
+#: The field that holds what the format has no place for, as JSON in a text: loaders that infer a type for each field
+#: trip over lists that are empty in one row and not in the next.
+_MINE = "roadqa"
 
 Json = dict[str, Any]
 
@@ -132,7 +135,7 @@ def _text(said: Any) -> str:
 
 def _parse(pair: _Pair) -> Raw:
     row = pair.row
-    mine: Json = row[_MINE] if isinstance(row.get(_MINE), dict) else {}
+    mine = _mine(row)
     labels, empty = mine.get("labels"), mine.get("empty")
     text, choices = _asked(
         pair.asked, len(labels) if isinstance(labels, list) else 0, empty if isinstance(empty, list) else []
@@ -150,6 +153,19 @@ def _parse(pair: _Pair) -> Raw:
         mine.get("origin"),
         labels,
     )
+
+
+def _mine(row: Json) -> Json:
+    found = row.get(_MINE)
+    if found is None:
+        return {}
+    try:
+        known = json.loads(found)
+    except (TypeError, ValueError) as error:
+        raise RowError(f"has a field `{_MINE}` that is not JSON ({error}); leave it out") from error
+    if not isinstance(known, dict):
+        raise RowError(f"has a field `{_MINE}` that holds no object; leave it out")
+    return known
 
 
 def _video(row: Json) -> str:
@@ -256,6 +272,11 @@ def write(
 def _row(question: Question, name: str, recording: str) -> Json:
     lines = tuple(choice.model_copy(update={"text": tidy(choice.text)}) for choice in question.choices)
     asked = question.model_copy(update={"text": tidy(question.text), "choices": lines})
+    mine = {
+        "labels": [choice.label for choice in question.choices],
+        "empty": [place for place, choice in enumerate(lines) if not choice.text],
+        "origin": question.origin.model_dump(mode="json"),
+    }
     turns = [{"from": "human", "value": f"<video>\n{render(asked)}"}]
     if question.answer is not None:
         turns.append({"from": "gpt", "value": letter(question.answer)})
@@ -267,9 +288,5 @@ def _row(question: Question, name: str, recording: str) -> Json:
         "category": question.category,
         "language": question.language,
         "recording": recording,
-        _MINE: {
-            "labels": [choice.label for choice in question.choices],
-            "empty": [place for place, choice in enumerate(lines) if not choice.text],
-            "origin": question.origin.model_dump(mode="json"),
-        },
+        _MINE: json.dumps(mine, ensure_ascii=False),
     }

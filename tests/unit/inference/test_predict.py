@@ -9,9 +9,10 @@ import pytest
 
 from shared.context import LocalContext
 from shared.errors import InputError, MediaError, Stopped
-from shared.schema import Prediction, Rows, read_jsonl, write_jsonl
+from shared.schema import Choice, Origin, Prediction, Question, Rows, read_jsonl, write_jsonl
 from tests.unit.inference.conftest import VIDEO, recipe
 from workers.inference import predict as verb
+from workers.inference.engines import Answer
 from workers.inference.predict import cut, predict
 
 
@@ -101,3 +102,10 @@ def test_one_id_for_two_questions_is_refused(base: Path, rows: Path, tmp_path: P
     write_jsonl(twice / "questions.jsonl", [*questions, questions[1].model_copy(update={"id": "q0"})])
     with pytest.raises(InputError, match="share this id"):
         run(base, twice, tmp_path / "out", LocalContext(tmp_path / "scratch"))
+
+
+def test_a_choice_that_was_not_shown_is_not_chosen() -> None:
+    choices = tuple(Choice(label="A", text=text) for text in ("left", "", "right"))
+    question = Question(id="q", clip="0" * 64, text="?", choices=choices, origin=Origin(answer="none"))
+    found = verb.predicted(question, Answer((-2.0, -0.1, -1.5), 7), 0.1)
+    assert (found.choice, found.logprobs) == (2, (-2.0, -0.1, -1.5))
