@@ -113,8 +113,13 @@ def merged(base: Path, recipe: TrainRecipe, trained: PeftModel, state: dict[str,
 
 
 def save(model: PreTrainedModel, state: dict[str, torch.Tensor], dtype: torch.dtype, out: Path) -> None:
-    """Write weights and config as `dtype`, the base's own type, whatever they were trained in."""
-    model.save_pretrained(out, state_dict={name: tensor.to("cpu", dtype) for name, tensor in state.items()})
+    """Write weights and config as `dtype`, the base's own type, whatever they were trained in.
+
+    A weight that is tied to another (the small Qwen3-VLs' lm_head) is left out, as in the base: in `state` it is a
+    copy, which transformers would not know for the same.
+    """
+    own = {name: tensor.to("cpu", dtype) for name, tensor in state.items() if name not in model.all_tied_weights_keys}
+    model.save_pretrained(out, state_dict=own)
     config = model.config
     config.use_cache = True
     for part in (config, config.text_config, config.vision_config):

@@ -3,6 +3,8 @@
 Started by torch.distributed.run as `python -m workers.trainer.rank request.json`.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os
@@ -10,13 +12,21 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations import unset_hf_deepspeed_config
 from transformers.trainer_utils import set_seed
 from transformers.utils.logging import disable_progress_bar
@@ -28,6 +38,9 @@ from workers.trainer.channel import Channel, stop_wanted
 from workers.trainer.data import MEMORY_BYTES, ClipCache, Examples, collate
 from workers.trainer.plan import plan
 from workers.trainer.request import HISTORY, RankRequest
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 GO_ON, KEEP, KEEP_AND_STOP = range(3)
 _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -131,7 +144,7 @@ def arguments(request: RankRequest, cuda: bool) -> TrainingArguments:
     )
 
 
-def _join(cuda: bool) -> None:
+def join(cuda: bool) -> None:
     """Join the other ranks. Before all else: ZeRO-3 partitions the model while it loads, among them."""
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -142,24 +155,13 @@ def run(request: RankRequest, channel: Channel) -> None:
     """Train, then write the result; or stop with a checkpoint."""
     cuda = torch.cuda.is_available()
     recipe = request.recipe
-    _join(cuda)
+    join(cuda)
     set_seed(recipe.seed)
     disable_progress_bar()
     args = arguments(request, cuda)
     loaded = model.prepare(model.load(request.model, model.DTYPES[recipe.precision]), recipe, cuda)
-    encoder = Encoder(request.model)
-    cache = ClipCache(request.work / "clips", recipe.video, request.cache_bytes)
-    memory = 0 if request.loaders else MEMORY_BYTES  # each loader would keep its own
-    examples = Examples(plan(request.data), recipe, encoder, cache, request.steps * recipe.global_batch, memory)
     reins = Reins(request, channel)
-    trainer = InOrder(
-        model=loaded,
-        args=args,
-        train_dataset=examples,
-        data_collator=partial(collate, pad_id=encoder.tokenizer.pad_token_id),
-        callbacks=[reins],
-    )
-    trainer.remove_callback(PrinterCallback)  # `Reins` reports
+    trainer = make_trainer(request, args, loaded, [reins])
     trainer.train(resume_from_checkpoint=str(request.resume) if request.resume else None)
     if not reins.stopped:
         _save_result(trainer, request)
@@ -168,6 +170,29 @@ def run(request: RankRequest, channel: Channel) -> None:
         channel.send("end", outcome="stopped" if reins.stopped else "trained")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def make_trainer(
+    request: RankRequest,
+    args: TrainingArguments,
+    loaded: PreTrainedModel | PeftModel,
+    callbacks: list[TrainerCallback],
+) -> InOrder:
+    """transformers' Trainer on the request's rows, which reports through `callbacks` alone."""
+    recipe = request.recipe
+    encoder = Encoder(request.model)
+    cache = ClipCache(request.work / "clips", recipe.video, request.cache_bytes)
+    memory = 0 if request.loaders else MEMORY_BYTES  # each loader would keep its own
+    examples = Examples(plan(request.data), recipe, encoder, cache, request.steps * recipe.global_batch, memory)
+    trainer = InOrder(
+        model=loaded,
+        args=args,
+        train_dataset=examples,
+        data_collator=partial(collate, pad_id=encoder.tokenizer.pad_token_id),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _save_result(trainer: Trainer, request: RankRequest) -> None:
@@ -194,6 +219,8 @@ def _write_history(trainer: Trainer, request: RankRequest) -> None:
         "trained_parameters": sum(_size(p) for p in parameters if p.requires_grad),
         "liger": torch.cuda.is_available() and request.recipe.liger,
     }
+    if torch.cuda.is_available():  # rank 0's card stands for the others: ZeRO gives them like shares
+        history |= {"gpu": torch.cuda.get_device_name(), "gpu_peak_bytes": torch.cuda.max_memory_reserved()}
     (request.work / HISTORY).write_text(json.dumps(history), encoding="utf-8")
 
 

@@ -55,7 +55,7 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
             cache_bytes=settings().trainer_cache_bytes,
             checkpoint_seconds=settings().trainer_checkpoint_seconds,
         )
-        _train(request, spread, _environment(spread, gpus), ctx)
+        _train(request, spread, environment(spread.processes, gpus), ctx)
         training = json.loads((work / HISTORY).read_text(encoding="utf-8"))
     files.copy_companions(base, out)
     training["tensors"] = files.same_tensors(base, out)
@@ -108,11 +108,11 @@ def _spread(recipe: TrainRecipe, gpus: int) -> zero.Spread:
     return zero.spread(recipe.global_batch, processes, micro_batch)
 
 
-def _environment(spread: zero.Spread, gpus: int) -> dict[str, str]:
+def environment(processes: int, gpus: int) -> dict[str, str]:
     """What the ranks' libraries must know before they are imported."""
     # A container's CPU limit shows in the variable alone, which its manifest sets.
     cores = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
-    threads = max(1, cores // spread.processes)
+    threads = max(1, cores // processes)
     common = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     return common if gpus else {**common, **prebuild.build(settings().trainer_extensions)}
 

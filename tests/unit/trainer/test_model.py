@@ -14,6 +14,7 @@ from shared.errors import InputError, RoadQAError
 from shared.vlm.encode import Encoder
 from tests.unit.trainer.conftest import RECIPE
 from tests.unit.vlm.examples import clip, question
+from tests.unit.vlm.tiny import write_model
 from workers.trainer import files, model
 
 LORA = RECIPE.model_copy(update={"lora": LoraRecipe(rank=4, alpha=8, dropout=0.0)})
@@ -45,6 +46,23 @@ def test_a_save_keeps_names_shapes_types_and_values(base: Path, tmp_path: Path) 
     assert files.same_tensors(base, tmp_path) == 64
     before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_tied_lm_head_stays_tied_however_it_was_gathered(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    base = write_model(tmp_path / "base", tied=True)
+    loaded = model.load(base, torch.float32)
+    gathered = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}  # as ZeRO does: no shared memory
+    assert "lm_head.weight" in gathered
+    model.save(loaded, gathered, torch.bfloat16, tmp_path / "trained")
+    assert files.same_tensors(base, tmp_path / "trained") == 63
+    again = model.load(tmp_path / "trained", torch.float32)
+    assert again.lm_head.weight is again.model.language_model.embed_tokens.weight
+
+    adapted = model.prepare(loaded, LORA, cuda=False)
+    whole = model.merged(base, LORA, adapted, adapted.state_dict())
+    model.save(whole, whole.state_dict(), torch.bfloat16, tmp_path / "merged")
+    assert files.same_tensors(base, tmp_path / "merged") == 63
 
 
 def test_an_adapter_is_merged_into_weights_that_answer_alike(base: Path, tmp_path: Path) -> None:

@@ -47,12 +47,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")  # noqa: S106
 
 
-def config(tokens: PreTrainedTokenizerFast) -> Qwen3VLConfig:
+def config(tokens: PreTrainedTokenizerFast, tied: bool = False) -> Qwen3VLConfig:
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True}
     text = {
         "vocab_size": len(tokens), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 4096,
-        "rope_parameters": rope, "tie_word_embeddings": False, "initializer_range": 0.06,
+        "rope_parameters": rope, "tie_word_embeddings": tied, "initializer_range": 0.06,
         "bos_token_id": None, "eos_token_id": tokens.convert_tokens_to_ids("<|im_end|>"),
         "pad_token_id": tokens.convert_tokens_to_ids("<|endoftext|>"),
     }  # fmt: skip
@@ -68,14 +68,14 @@ def config(tokens: PreTrainedTokenizerFast) -> Qwen3VLConfig:
             ("vision_end_token", "vision_end"),
         )
     }  # fmt: skip
-    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied, **ids)
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
-    """Write the whole model folder; `seed` decides the weights only."""
+def write_model(folder: Path, seed: int = 0, tied: bool = False) -> Path:
+    """Write the whole model folder; `seed` decides the weights only. `tied`: the embeddings are the lm_head (2B, 4B)."""
     tokens = tokenizer()
     torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(config(tokens)).to(torch.bfloat16)
+    model = Qwen3VLForConditionalGeneration(config(tokens, tied)).to(torch.bfloat16)
     model.save_pretrained(folder)
     half = [0.5, 0.5, 0.5]
     image = Qwen2VLImageProcessor(patch_size=16, image_mean=half, image_std=half)
