@@ -72,7 +72,7 @@ def config(tokens: PreTrainedTokenizerFast, tied: bool = False) -> Qwen3VLConfig
 
 
 def write_model(folder: Path, seed: int = 0, tied: bool = False) -> Path:
-    """Write the whole model folder; `seed` decides the weights only. `tied`: the embeddings are the lm_head (2B, 4B)."""
+    """Write the model folder; `seed` decides the weights only. `tied`: the embeddings are the lm_head (2B, 4B)."""
     tokens = tokenizer()
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config(tokens, tied)).to(torch.bfloat16)
