@@ -117,6 +117,8 @@ class BatchTeacher:
 
     async def _submit(self, model: str, lines: dict[str, _Line]) -> None:
         lines = {line: asked for line, asked in lines.items() if not asked.job.done()}
+        if not lines:  # all were cancelled
+            return
         try:
             job = await self._jobs.submit(model, {line: asked.body for line, asked in lines.items()})
         except Exception as error:  # noqa: BLE001 - each who waits raises it
