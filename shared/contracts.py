@@ -88,6 +88,17 @@ class LoraRecipe(Recipe):
     dropout: float = Field(0.05, ge=0, lt=1)
 
 
+#: Where a training row comes from: a person answered it, a teacher did, or it was made from another.
+Source = Literal["human", "teacher", "augmented"]
+
+
+class Portion(Recipe):
+    """How much of a source goes into a training mix."""
+
+    weight: float = Field(1.0, gt=0, le=100)  #: times that its rows come in an epoch; 0.5: half of them, others each time
+    cap: int | None = Field(None, ge=1)  #: rows of it at most, drawn by the seed
+
+
 class TrainRecipe(Recipe):
     """Supervised fine-tuning on letters, loss on the answer only."""
 
@@ -104,6 +115,7 @@ class TrainRecipe(Recipe):
     liger: bool = True  #: Liger kernels where CUDA is present; they change speed and memory, not the loss
     system_prompt: SystemPrompt = "expert"
     video: VideoBudget = VideoBudget()
+    mix: dict[Source, Portion] = {}  #: by source; those not named come once in an epoch, all of them
     seed: Seed = 0
 
 

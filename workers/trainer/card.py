@@ -24,6 +24,7 @@ def data_facts(plan: Plan) -> dict[str, Any]:
         left_out.update(part.left_out)
     return {
         "rows": len(plan.questions),
+        "rows_an_epoch": plan.epoch_rows,
         "rows_by_origin": dict(sorted(Counter(origin(question) for question in plan.questions).items())),
         "rows_left_out": dict(sorted(left_out.items())),
         "parts": [part._asdict() for part in plan.parts],

@@ -15,7 +15,7 @@ from shared.contracts import TrainRecipe
 from shared.schema import Question
 from shared.video import SampledClip, sample
 from shared.vlm.encode import IGNORED, VIDEO_KWARGS, Encoder
-from workers.trainer.plan import Plan, order, permuted
+from workers.trainer.plan import Plan, permuted
 
 Example = dict[str, torch.Tensor]
 
@@ -70,7 +70,8 @@ class Examples(Dataset[Example]):
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._plan, self._recipe, self._encoder, self._cache, self._length = plan, recipe, encoder, cache, length
-        self._order = lru_cache(maxsize=4)(order)
+        self._epoch = lru_cache(maxsize=4)(plan.epoch)
+        self._rows = plan.epoch_rows
         self._encoded: dict[str, Encoded] = {}  # by clip; what is met in random order is no better kept than the first
         self._room = memory_bytes
 
@@ -79,9 +80,8 @@ class Examples(Dataset[Example]):
 
     def question(self, position: int) -> Question:
         """The question at this position, its choices in this epoch's order."""
-        rows = len(self._plan.questions)
-        epoch, place = divmod(position, rows)
-        question = self._plan.questions[self._order(self._recipe.seed, epoch, rows)[place]]
+        epoch, place = divmod(position, self._rows)
+        question = self._plan.questions[self._epoch(self._recipe.seed, epoch)[place]]
         return permuted(question, self._recipe.seed, epoch) if self._recipe.shuffle_choices else question
 
     def __getitem__(self, position: int) -> Example:

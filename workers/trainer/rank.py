@@ -183,7 +183,9 @@ def make_trainer(
     encoder = Encoder(request.model)
     cache = ClipCache(request.work / "clips", recipe.video, request.cache_bytes)
     memory = 0 if request.loaders else MEMORY_BYTES  # each loader would keep its own
-    examples = Examples(plan(request.data), recipe, encoder, cache, request.steps * recipe.global_batch, memory)
+    examples = Examples(
+        plan(request.data, recipe.mix, recipe.seed), recipe, encoder, cache, request.steps * recipe.global_batch, memory
+    )
     trainer = InOrder(
         model=loaded,
         args=args,

@@ -33,7 +33,7 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
     began = time.monotonic()
     (base,) = inputs["model"]
     files.check(base)
-    chosen = plan(inputs["data"])
+    chosen = plan(inputs["data"], recipe.mix, recipe.seed)
     gpus = _gpus()
     spread = _spread(recipe, gpus)
     with tempfile.TemporaryDirectory(
@@ -48,7 +48,7 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
             out=out,
             work=work,
             resume=resume,
-            steps=steps(len(chosen.questions), recipe.epochs, recipe.global_batch),
+            steps=steps(chosen.epoch_rows, recipe.epochs, recipe.global_batch),
             micro_batch=spread.micro_batch,
             accumulation=spread.accumulation,
             loaders=_GPU_LOADERS if gpus else 0,

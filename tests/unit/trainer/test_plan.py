@@ -4,12 +4,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shared.contracts import Portion, Source
 from shared.errors import InputError
 from shared.schema import Choice, Origin, Question, Rows, write_rows
 from tests.unit.trainer.conftest import RECIPE, write_part
 from workers.trainer import card
-from workers.trainer.plan import order, permuted, plan, steps
+from workers.trainer.plan import Plan, permuted, plan, source, steps
 from workers.trainer.zero import spread
 
 QUESTION = Question(
@@ -46,9 +49,64 @@ def test_choices_that_speak_of_the_others_keep_their_places() -> None:
 
 
 def test_each_epoch_sees_every_row_once_in_its_own_order() -> None:
-    assert sorted(order(1, 0, 100)) == list(range(100))
-    assert order(1, 0, 100) == order(1, 0, 100)
-    assert order(1, 0, 100) != order(1, 1, 100) != order(2, 1, 100)
+    whole = mixed(human=100)
+    assert whole.epoch_rows == 100
+    assert sorted(whole.epoch(1, 0)) == list(range(100))
+    assert whole.epoch(1, 0) == whole.epoch(1, 0)
+    assert whole.epoch(1, 0) != whole.epoch(1, 1) != whole.epoch(2, 1)
+
+
+def mixed(mix: dict[Source, Portion] | None = None, **rows: int) -> Plan:
+    """So many rows of each source."""
+    origins = {
+        "human": Origin(answer="human"),
+        "teacher": Origin(answer="teacher"),
+        "augmented": Origin(answer="human", parent="q"),
+    }
+    questions = [
+        QUESTION.model_copy(update={"id": f"{name}{n}", "origin": origins[name]})
+        for name, count in rows.items() for n in range(count)
+    ]  # fmt: skip
+    return Plan(Rows([]), tuple(questions), (), mix or {})
+
+
+@given(
+    st.dictionaries(st.sampled_from(["human", "teacher", "augmented"]), st.floats(0.1, 4.0), max_size=3),
+    st.integers(0, 9),
+)
+def test_a_weight_says_how_often_a_sources_rows_come(weights: dict[Source, float], epoch: int) -> None:
+    plan = mixed({name: Portion(weight=weight) for name, weight in weights.items()}, human=30, teacher=20, augmented=40)
+    drawn = [plan.questions[place] for place in plan.epoch(7, epoch)]
+    assert len(drawn) == plan.epoch_rows == len(plan.epoch(7, epoch + 1))
+    times = Counter(question.id for question in drawn)
+    for question in plan.questions:
+        assert abs(times[question.id] - weights.get(source(question), 1.0)) < 1
+    for name, count in (("human", 30), ("teacher", 20), ("augmented", 40)):
+        came = sum(source(question) == name for question in drawn)
+        assert abs(came - weights.get(name, 1.0) * count) <= 0.5 + 1e-9
+
+
+def test_half_a_source_is_another_half_in_the_next_epoch() -> None:
+    plan = mixed({"augmented": Portion(weight=0.5)}, augmented=40)
+    assert set(plan.epoch(0, 0)) != set(plan.epoch(0, 1))
+    assert len(set(plan.epoch(0, 0))) == 20
+
+
+def test_a_cap_keeps_so_many_rows_and_says_what_it_left_out(tmp_path: Path) -> None:
+    origins = [Origin(answer="human"), Origin(answer="human", parent="p0")]
+    folders = [tmp_path / "given", tmp_path / "made"]
+    for folder, origin, first in zip(folders, origins, (0, 20), strict=True):
+        folder.mkdir()
+        write_part(folder, [origin] * 20, first)
+    chosen = plan(folders, {"augmented": Portion(cap=5)}, seed=1)
+    assert Counter(map(source, chosen.questions)) == {"human": 20, "augmented": 5}
+    assert [part.left_out for part in chosen.parts] == [{}, {"over the cap": 15}]
+    assert card.data_facts(chosen)["rows_left_out"] == {"over the cap": 15}
+    again = plan(folders[::-1], {"augmented": Portion(cap=5)}, seed=1)
+    assert {q.id for q in again.questions} == {q.id for q in chosen.questions}
+    assert {q.id for q in plan(folders, {"augmented": Portion(cap=5)}, seed=2).questions} != {
+        q.id for q in chosen.questions
+    }
 
 
 @pytest.mark.parametrize(
