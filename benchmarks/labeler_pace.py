@@ -1,7 +1,7 @@
 """Does the labeler keep its requests in flight, and do two workers keep to one limit?
 
-The label verb as it is, the real google-genai client, a real Redis, and the sandbox's teacher, which takes two seconds
-to answer, in processes of their own. With 32 requests in flight that allows 16 calls a second. Then two workers at
+The label verb as it is, the real google-genai client, a real Redis and object store, and the sandbox's teacher, which takes
+two seconds to answer, in processes of their own. With 32 requests in flight that allows 16 calls a second. Then two workers at
 once, under one limit that either alone would pass.
 
 Figures are the teacher's own counts. `calls_per_s` is taken while the worker has work for all its places, so without
@@ -28,6 +28,7 @@ from services.sandbox.taught import ROOT, sandbox_teacher, write_scene_rows
 from shared.context import LocalContext
 from shared.contracts import LabelRecipe, TeacherRecipe
 from shared.schema import Rows, write_rows
+from shared.store import StoreScratch, store
 from workers.labeler.label import label
 
 RESULTS = Path(__file__).parent / "results" / "labeler-pace.json"
@@ -71,7 +72,9 @@ def worker(folder: Path) -> None:
     out = folder / "out"
     out.mkdir()
     started = time.process_time()
-    facts = label({"data": [folder / "data"]}, RECIPE, out, LocalContext(folder / "scratch"))
+    ctx = LocalContext(folder / "scratch")
+    ctx.scratch = StoreScratch(store(), f"pace/{folder.name}")  # where a worker's journal is
+    facts = label({"data": [folder / "data"]}, RECIPE, out, ctx)
     (folder / "facts.json").write_text(json.dumps(facts | {"cpu_seconds": time.process_time() - started}))
 
 
@@ -160,7 +163,7 @@ def main() -> None:
     """Measure, write, judge."""
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder) / "stack"
-        env = stack.up(state, only=("redis",))
+        env = stack.up(state, only=("redis", "store"))
         try:
             found = alone(Path(folder) / "alone", env) | {"two_workers": together(Path(folder) / "together", env)}
         finally:
