@@ -1,8 +1,8 @@
 """Does the labeler keep its requests in flight, and do two workers keep to one limit?
 
-The label verb as it is, the real google-genai client, a real Redis and object store, and the sandbox's teacher, which takes
-two seconds to answer, in processes of their own. With 32 requests in flight that allows 16 calls a second. Then two workers at
-once, under one limit that either alone would pass.
+The label verb as it is, the real google-genai client, a real Redis and object store, and the sandbox's teacher, which
+takes two seconds to answer, in processes of their own. With 32 requests in flight that allows 16 calls a second. Then
+two workers at once, under one limit that either alone would pass.
 
 Figures are the teacher's own counts. `calls_per_s` is taken while the worker has work for all its places, so without
 the last questions' end, `calls_per_s_whole` from the first answer to the last. Prints a table, writes

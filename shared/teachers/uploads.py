@@ -85,9 +85,9 @@ class Uploads:
         if sent is None:
             return
         if not sent.file.done():
-            sent.file.cancel()
-        with contextlib.suppress(TeacherError, UsageError, asyncio.CancelledError):
-            await self.delete((await sent.file).name)
+            sent.file.cancel()  # what has arrived of it expires by itself
+        elif not _failed(sent.file):
+            await self.delete(sent.file.result().name)
 
     async def delete(self, name: str | None) -> None:
         """Delete a file. One that cannot be deleted expires by itself."""
