@@ -152,6 +152,7 @@ class Videos:
     def __init__(self, folder: Path, endings: bool) -> None:
         self._folder, self._endings = folder, endings
         self._by_stem: dict[str, list[str]] | None = None
+        self._known: dict[str, tuple[str, Path]] = {}
 
     def find(self, name: str) -> tuple[str, Path]:
         """(name within the folder, local path) of a clip.
@@ -159,6 +160,11 @@ class Videos:
         Raises:
             InputError: it is not there, leads out of the folder, or several files are meant.
         """
+        if name not in self._known:
+            self._known[name] = self._look(name)
+        return self._known[name]
+
+    def _look(self, name: str) -> tuple[str, Path]:
         if not self._endings and PurePosixPath(name).suffix.lower() not in VIDEOS:
             stems = self._stems()
             fits = stems.get(tidy(name), [])
