@@ -35,7 +35,7 @@ def read(path: Path, videos: Path, **options: Unpack[Options]) -> Imported:
     """
     items = list(_items(path))
     found = [_parse(item.value) for item in items if isinstance(item.value, dict)]
-    base = rows.number_base((_number(raw.answer), raw.choices) for raw in found)
+    base = rows.number_base((raw.answer, raw.choices) for raw in found)
     return rows.take(path, items, _parse, videos, Form(ids=False, prefixed=False, base=base), **options)
 
 

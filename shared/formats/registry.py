@@ -92,9 +92,7 @@ def layout(clips: Iterable[Clip]) -> dict[str, str]:
     A name that leads out of the folder, that another clip has on some file system, or that is another's folder
     gives way to the digest.
     """
-    wanted = {
-        clip.digest: PurePosixPath(clip.name.replace("\\", "/")) for clip in clips
-    }
+    wanted = {clip.digest: PurePosixPath(clip.name.replace("\\", "/")) for clip in clips}
     taken: set[str] = set(_OWN)
     placed: dict[str, str] = {}
     for digest, path in sorted(wanted.items()):
@@ -109,4 +107,12 @@ def layout(clips: Iterable[Clip]) -> dict[str, str]:
 
 
 #: The files that an export writes beside the clips.
-_OWN = ("readme.md", "dataset_info.json", "roadbuddy.json", "sharegpt.json", "data/train.parquet", "data/test.parquet")
+_OWN = (
+    "readme.md",
+    "dataset_info.json",
+    "roadbuddy.json",
+    "sharegpt.json",
+    "data",
+    "data/train.parquet",
+    "data/test.parquet",
+)

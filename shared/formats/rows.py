@@ -167,7 +167,7 @@ class Videos:
     def _look(self, name: str) -> tuple[str, Path]:
         if not self._endings and PurePosixPath(name).suffix.lower() not in VIDEOS:
             stems = self._stems()
-            fits = stems.get(tidy(name), [])
+            fits = sorted(stems.get(tidy(name), []))
             if len(fits) > 1:
                 raise InputError(
                     f"clip {one_line(name)!r} may be {' or '.join(fits[:3])}; give its folder or its ending"
