@@ -1,6 +1,6 @@
 """What a clip looks like, in few bytes: a perceptual hash of its frames, kept in the dataset.
 
-A frame becomes 32×32 grey pixels; its 64 bits say which of the lowest 8×8 coefficients of their cosine transform, but
+A frame becomes 32×32 grey pixels; its 63 bits say which of the lowest 8×8 coefficients of their cosine transform, but
 the mean, lie above the median. Bits survive coding, scaling and brightness, and change with the scene. (The method of
 `imagehash.phash`, which would bring SciPy, PyWavelets and Pillow into every process for these twenty lines.)
 """
@@ -13,6 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 SIDE, LOW = 32, 8  #: pixels on a side; coefficients on a side that are kept
 HEX = LOW * LOW // 4  #: hexadecimal digits of a frame
+LONGEST = 1200  #: frames; a clip of more than five minutes is known by the first five
 
 
 def _cosines() -> np.ndarray:
@@ -24,7 +25,7 @@ _BASE = _cosines()
 
 
 def frame_hash(grey: np.ndarray) -> int:
-    """64 bits of a picture [SIDE, SIDE]."""
+    """63 bits of a picture [SIDE, SIDE]."""
     low = (_BASE @ grey @ _BASE.T).ravel()
     bits = low > np.median(low[1:])
     bits[0] = False  # the mean: brightness alone
@@ -40,6 +41,8 @@ class Fingerprint:
 
     def add(self, frame: VideoFrame) -> None:
         """Take a frame in, upright."""
+        if len(self._hashes) == LONGEST:
+            return
         small = self._reformatter.reformat(
             frame, SIDE, SIDE, format="gray", interpolation=Interpolation.AREA, threads=1
         )

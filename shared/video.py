@@ -42,7 +42,6 @@ CHECK_EVERY = 0.25  #: seconds between the instants a thorough probe wants to se
 CORRUPT_SHARE = 0.1  #: share of the sampled frames that may carry the decoder's mark "corrupt"
 NEVER_REORDERED = ("mjpeg", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "vp8")  #: codecs without B-frames
 AVI_REORDER = 8  #: AVI has no display times: the decoder's order is right, its stamps are shuffled this far
-FINGERPRINT_EVERY = 2  #: of those instants, one is taken into the fingerprint
 
 
 class Probe(NamedTuple):
@@ -290,10 +289,10 @@ def probe(path: Path, *, limits: MediaLimits | None = None, thorough: bool = Fal
         wanted = [i * step for i in range(math.ceil(timeline.seconds / step))]
         sizes: set[tuple[int, int]] = set()
         rotation, fingerprint = 0, Fingerprint()
-        for number, shown in enumerate(_shown(source, wanted)):
+        for shown in _shown(source, wanted):
             sizes.add(_displayed(source.clip, shown.frame))
             rotation = -shown.frame.rotation % 360
-            if thorough and number % FINGERPRINT_EVERY == 0:
+            if thorough:
                 fingerprint.add(shown.frame)
         width, height = max(sizes)
         return Probe(

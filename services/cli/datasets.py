@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from services.cli import data, insight, insightview, show, splitting
+from services.cli import data, duplicates, insight, insightview, show, splitting
 from services.cli.collect import read_rows
 from shared.errors import UsageError
 from shared.formats import registry
@@ -60,6 +60,7 @@ def group() -> None:
 
 
 group.add_command(splitting.command)
+group.add_command(duplicates.command)
 
 
 @group.command("list", epilog=show.example("roadqa datasets list"))

@@ -36,14 +36,27 @@ def encode(
     b_frames: int = 2,
     streams: int = 1,
     stamps: Sequence[int] | None = None,
+    coding: dict[str, str] | None = None,
 ) -> bytes:
     """A clip at 25 fps whose frames tell their index (`numbered`).
 
-    `stamps` gives each frame its own time instead, in 1/25 s.
+    `stamps` gives each frame its own time instead, in 1/25 s. `options` are the container's, `coding` the encoder's.
     """
     with TemporaryDirectory() as folder:  # faststart reads its own output again, so it needs a real file
         path = Path(folder) / "clip"
-        _encode(path, container, options or {}, codec, stamps or range(frames), size, pixels, gop, b_frames, streams)
+        _encode(
+            path,
+            container,
+            options or {},
+            codec,
+            stamps or range(frames),
+            size,
+            pixels,
+            gop,
+            b_frames,
+            streams,
+            coding or {},
+        )
         return path.read_bytes()
 
 
@@ -58,9 +71,10 @@ def _encode(
     gop: int,
     b_frames: int,
     streams: int,
+    coding: dict[str, str],
 ) -> None:
     with av.open(str(path), "w", format=container, options=options) as out:
-        tracks = [_track(out, codec, size, pixels, gop, b_frames) for _ in range(streams)]
+        tracks = [_track(out, codec, size, pixels, gop, b_frames, coding) for _ in range(streams)]
         for i, stamp in enumerate(stamps):
             frame = av.VideoFrame.from_ndarray(numbered(i, *size), format="rgb24")
             frame = frame.reformat(format=pixels)
@@ -71,8 +85,10 @@ def _encode(
             out.mux(track.encode(None))
 
 
-def _track(out: Any, codec: str, size: tuple[int, int], pixels: str, gop: int, b_frames: int) -> Any:
-    track = out.add_stream(codec, rate=FPS)
+def _track(
+    out: Any, codec: str, size: tuple[int, int], pixels: str, gop: int, b_frames: int, coding: dict[str, str]
+) -> Any:
+    track = out.add_stream(codec, rate=FPS, options=coding)
     track.width, track.height = size
     track.pix_fmt = pixels
     track.gop_size = gop

@@ -89,16 +89,78 @@ def test_thread_count_does_not_change_pixels(tmp_path: Path) -> None:
     assert np.array_equal(sample(path, SMALL, threads=1).frames, sample(path, SMALL, threads=4).frames)
 
 
-def test_rotated_clips_stand_upright(tmp_path: Path) -> None:
-    """A phone held upright writes its pictures lying, with a matrix that turns them 90° clockwise."""
+MATRICES = {  # a, b, c, d of the matrix that turns pictures of 160×96 clockwise, and where that puts their corner
+    90: (0, 1, -1, 0, 96, 0),
+    180: (-1, 0, 0, -1, 160, 96),
+    270: (0, -1, 1, 0, 0, 160),
+}
+
+
+@pytest.mark.parametrize("degrees", MATRICES)
+def test_rotated_clips_stand_upright(tmp_path: Path, degrees: int) -> None:
+    """A phone held upright writes its pictures lying, with a matrix that turns them."""
+    a, b, c, d, x, y = MATRICES[degrees]
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, x << 16, y << 16, 1 << 30)
     data = halves(tmp_path)
-    matrix = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 96 << 16, 0, 1 << 30)
     path = write(tmp_path, patch(data, find(data, b"tkhd") + 48, matrix))
-    found = probe(path)
-    assert (found.width, found.height) == (96, 160)
+    found = probe(path, thorough=True)
+    assert found.rotation == degrees
+    assert (found.width, found.height) == ((160, 96) if degrees == 180 else (96, 160))
     frame = sample(path, VideoBudget(fps=2, tokens_per_patch=64)).frames[0]
-    assert frame.shape == (160, 96, 3)
-    assert frame[:60].mean() < 60 < 180 < frame[100:].mean()  # left was dark: it is now on top
+    assert frame.shape == (found.height, found.width, 3)
+    dark, bright = {  # left was dark
+        90: (frame[:60], frame[100:]),
+        180: (frame[:, 100:], frame[:, :60]),
+        270: (frame[100:], frame[:60]),
+    }[degrees]
+    assert dark.mean() < 60 < 180 < bright.mean()
+
+
+def test_a_probe_says_whether_the_frame_rate_varies(tmp_path: Path) -> None:
+    steady = probe(write(tmp_path, encode("matroska", frames=60)))  # milliseconds: 40 each
+    assert not steady.variable
+    assert not probe(write(tmp_path, encode("mpegts", frames=60))).variable
+    uneven = write(tmp_path, encode(stamps=[0, 1, 2, 3, 7, 8, 12, 13, 20, 21, 22, 40], b_frames=0))
+    assert probe(uneven).variable
+    one_missing = [i for i in range(150) if i != 40]
+    assert not probe(write(tmp_path, encode(stamps=one_missing, b_frames=0))).variable
+
+
+def test_a_probe_names_the_sound(tmp_path: Path) -> None:
+    assert probe(write(tmp_path, encode())).audio == ""
+    path = tmp_path / "loud.mp4"
+    with av.open(str(path), "w") as out:
+        picture, sound = out.add_stream("libx264", rate=25), out.add_stream("aac", rate=16000)
+        picture.width, picture.height, picture.pix_fmt = 160, 96, "yuv420p"
+        for _ in range(25):
+            out.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((96, 160, 3), np.uint8), format="rgb24")))
+        for i in range(16):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, 1024 * i
+            out.mux(sound.encode(frame))
+        out.mux(picture.encode(None))
+        out.mux(sound.encode(None))
+    assert probe(path).audio == "aac"
+    assert len(sample(path, SMALL).indices) == 4
+
+
+def test_timestamps_that_go_back_are_sampled_by_time(tmp_path: Path) -> None:
+    """Every eighth picture says that it is shown two frames later than it is."""
+    data = encode(frames=75)
+    at = find(data, b"ctts") + 16
+    count = struct.unpack_from(">I", data, at - 4)[0]
+    table = bytearray(data[at : at + 8 * count])
+    shifted = 0
+    for i in range(8, count, 8):
+        repeat, offset = struct.unpack_from(">II", table, 8 * i)
+        if repeat == 1:
+            struct.pack_into(">II", table, 8 * i, 1, offset + 2 * 512)
+            shifted += 1
+    assert shifted > 2
+    clip = sample(write(tmp_path, patch(data, at, bytes(table))), SMALL)
+    expected = [int(t * 25) for t in sample_times(clip.seconds, SMALL)]
+    assert np.abs(np.array(seen(clip.frames)) - expected).max() <= 3
+    assert list(clip.indices) == sorted(clip.indices)
 
 
 def halves(folder: Path) -> bytes:

@@ -1,0 +1,361 @@
+"""How fast frames come out of clips at 2 a second, beside OpenCV, decord and torchcodec.
+
+Each reader gives the same frames of a clip at the same size (checked: same count, and a mean difference of at most
+`BOUND` grey levels, for the filters differ), once alone and eight at once. The others may choose: every thread count
+and way of seeking that they have is tried and the fastest counts, while this project's reader runs as the workers run
+it. Readers take turns, so that a busy moment hits all of them. `ratio_vs_fastest` is the fastest other's time divided
+by ours: 1 or more is at least as fast.
+
+The others live in an environment of their own (`.venvs/bench`, from requirements-decode.txt); what does not install or
+load there is reported as absent. Clips: the sandbox's, one of them in seven more codings, and those of a folder
+(`python -m benchmarks.decode --clips FOLDER`, or `ROADQA_BENCH_CLIPS`). Prints a table, writes `results/decode.json`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import psutil
+
+from scripts.environments import ROOT, VENVS, index_options
+from services.sandbox import scene as scenes
+from services.sandbox.clips import write_clip
+from services.sandbox.render import render
+from shared.budget import VideoBudget, sample_times
+from shared.container import MediaLimits, opened
+from shared.errors import RoadQAError
+from shared.timeline import read_timeline
+
+RESULTS = Path(__file__).parent / "results" / "decode.json"
+LOCK = Path(__file__).parent / "requirements-decode.txt"
+READER = Path(__file__).parent / "parts" / "readers.py"
+BENCH = VENVS / "bench"
+BUDGET = VideoBudget(fps=2)
+BOUND = 6.0  #: grey levels (0 to 255) by which the mean of all pixels may differ
+ROUNDS = {"one_at_a_time": 5, "eight_at_once": 3}
+AT_ONCE = {"one_at_a_time": 1, "eight_at_once": 8}
+SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".ts"}
+PACKAGES = {"opencv": ("opencv-python-headless",), "decord": ("decord",), "torchcodec": ("torch", "torchcodec")}
+#: name → encoder, container, encoder's options, pixels
+CODINGS = {
+    "hevc": ("libx265", "mp4", {"x265-params": "log-level=error"}, "yuv420p"),
+    "vp9": ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "5"}, "yuv420p"),
+    "av1": ("libsvtav1", "mp4", {"preset": "10"}, "yuv420p"),
+    "mpeg4": ("mpeg4", "mp4", {"bf": "2"}, "yuv420p"),
+    "mpeg4 in avi": ("mpeg4", "avi", {"bf": "2"}, "yuv420p"),
+    "mpeg2": ("mpeg2video", "ts", {"bf": "2", "b": "2000k"}, "yuv420p"),
+    "mjpeg": ("mjpeg", "mov", {}, "yuvj420p"),
+}
+
+
+class Way(NamedTuple):
+    """How a library is told to read."""
+
+    library: str
+    threads: int  #: 0: as many as it likes
+    option: str = ""
+
+
+def ways(column: str) -> list[Way]:
+    """What is tried in a column; the project's reader as its workers call it, alone and side by side."""
+    alone = column == "one_at_a_time"
+    threads = (0, 1) if alone else (1,)
+    seeks = ("exact", "approximate")
+    return [
+        Way("roadqa", 2 if alone else 1),
+        *(Way(library, n) for library in ("opencv", "decord") for n in threads),
+        *(Way("torchcodec", n, option) for n in threads for option in seeks),
+    ]
+
+
+class Subject(NamedTuple):
+    """A clip, and which of its frames are wanted."""
+
+    name: str
+    path: Path
+    codec: str
+    source_frames: int
+    instants: list[float]
+    indices: list[int]  #: the frames on screen then, counted in order of display
+
+
+def subject(name: str, path: Path) -> Subject:
+    with opened(path, MediaLimits(), 1) as clip, clip.stream() as (container, stream):
+        timeline = read_timeline(clip, container, stream)
+        base = float(stream.time_base)
+        times = sorted((packet.pts - timeline.start) * base for packet in timeline.packets)
+        instants = sample_times(timeline.seconds, BUDGET)
+        indices = [bisect_right(times, instant) - 1 for instant in instants]
+        return Subject(name, path, clip.codec, len(times), instants, indices)
+
+
+def subjects(folder: Path, given: Path | None) -> Iterator[Subject]:
+    """The sandbox's clips, one of them coded otherwise, and what the given folder holds."""
+    drawn = [scene for index in (1, 2, 3) for scene in scenes.recording(0, "benchmark", index, 1)]
+    for number, scene in enumerate(drawn, 1):
+        path = folder / f"{number}.mp4"
+        write_clip(scene, path)
+        yield subject(f"sandbox {number}", path)
+    for name, (encoder, container, options, pixels) in CODINGS.items():
+        path = folder / f"{name.replace(' ', '-')}.{container}"
+        try:
+            _encode(list(render(drawn[0])), path, encoder, options, pixels)
+        except av.FFmpegError:
+            print(f"skipped: this PyAV has no encoder {encoder}", file=sys.stderr)
+            continue
+        yield subject(f"sandbox as {name}", path)
+    if given is not None:
+        for path in sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES):
+            try:
+                yield subject(path.name, path)
+            except RoadQAError as error:
+                print(f"skipped: {error}", file=sys.stderr)
+
+
+def _encode(pictures: list[np.ndarray], path: Path, encoder: str, options: dict[str, str], pixels: str) -> None:
+    rate = Fraction(25 if encoder == "mpeg2video" else scenes.FPS)  # MPEG-2 knows eight rates only
+    with av.open(str(path), "w") as out:
+        track = out.add_stream(encoder, rate=rate, options=options)
+        track.height, track.width = pictures[0].shape[:2]
+        track.pix_fmt = pixels
+        for picture in pictures:
+            out.mux(track.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(track.encode(None))
+
+
+# --- the others' environment ------------------------------------------------------------------------
+
+
+def libraries() -> dict[str, str]:
+    """Version of each other library, or why it is absent."""
+    python = BENCH / "bin" / "python"
+    if not python.is_file():
+        venv.create(BENCH, with_pip=True)
+    pins = dict(line.split("==") for line in LOCK.read_text().splitlines() if "==" in line and line[0] != "#")
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    found: dict[str, str] = {}
+    for library, packages in PACKAGES.items():
+        missing = [f"{name}=={pins[name]}" for name in ("numpy", *packages) if not _has(python, name, pins[name])]
+        if missing:
+            options = index_options(python) if "torch" in packages else []
+            done = subprocess.run([*pip, *options, *missing], capture_output=True, text=True, check=False)
+            if done.returncode:
+                found[library] = f"absent: {_last(done.stderr)}"
+                continue
+        version = pins[packages[-1]]
+        found[library] = version
+    return found
+
+
+def _has(python: Path, name: str, version: str) -> bool:
+    ask = f"import importlib.metadata as m; print(m.version({name!r}).split('+')[0] == {version!r})"
+    return subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False).stdout.strip() == "True"
+
+
+def _last(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("WARNING")]
+    return lines[-1][:200] if lines else "no reason given"
+
+
+class Process:
+    """A reader at work."""
+
+    def __init__(self, library: str) -> None:
+        python = sys.executable if library == "roadqa" else str(BENCH / "bin" / "python")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- `close` closes it
+        self._child = subprocess.Popen(
+            [python, str(READER), library],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        self.trouble = None if self._answer() else self._why()
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(job) + "\n")
+        self._child.stdin.flush()
+        return self._answer() or {"failed": self._why()}
+
+    def _answer(self) -> dict[str, Any] | None:
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        return json.loads(line) if line else None
+
+    def _why(self) -> str:
+        self._errors.seek(0)
+        return _last(self._errors.read())
+
+    def close(self) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.wait()
+        self._errors.close()
+
+
+@contextmanager
+def readers(found: dict[str, str]) -> Iterator[dict[str, Process]]:
+    """A process for each library that loads; those that do not are noted in `found`."""
+    with ExitStack() as stack:
+        running = {}
+        for library in ("roadqa", *found):
+            if found.get(library, "").startswith("absent"):
+                continue
+            process = Process(library)
+            stack.callback(process.close)
+            if process.trouble is None:
+                running[library] = process
+            else:
+                found[library] = f"absent: {process.trouble}"
+        yield running
+
+
+# --- the figures ------------------------------------------------------------------------------------
+
+
+def measure(clip: Subject, running: dict[str, Process], folder: Path) -> dict[str, Any]:
+    """One clip in both columns."""
+    reference: np.ndarray | None = None
+    found: dict[str, Any] = {"clip": clip.name, "codec": clip.codec, "source_frames": clip.source_frames}
+    for column, rounds in ROUNDS.items():
+        seconds: dict[Way, list[float]] = defaultdict(list)
+        refused: dict[str, str] = {}
+        differences: dict[str, float] = {}
+        for number in range(rounds + 1):  # the first warms up, and is looked at
+            for way in ways(column):
+                name = f"{way.library} {way.option}".strip()
+                if way.library not in running or name in refused:
+                    continue
+                keep = folder / "frames.npy"
+                job = {
+                    "clip": str(clip.path),
+                    "instants": clip.instants,
+                    "indices": clip.indices,
+                    "size": found.get("size"),
+                    "budget": BUDGET.model_dump(),
+                    "threads": way.threads,
+                    "option": way.option,
+                    "at_once": AT_ONCE[column],
+                    "keep": None if number else str(keep),
+                }
+                answer = running[way.library].ask(job)
+                if "failed" in answer:
+                    refused[name] = answer["failed"]
+                elif number:
+                    seconds[way].append(answer["seconds"])
+                else:
+                    frames = np.load(keep)
+                    if reference is None:
+                        reference = frames
+                        found |= {"frames": len(frames), "size": [frames.shape[2], frames.shape[1]]}
+                    elif (problem := _differs(reference, frames, name, differences)) is not None:
+                        refused[name] = problem
+        found[column] = _column(seconds, refused, differences)
+    found["ratio_vs_fastest"] = min(found[column]["ratio_vs_fastest"] for column in ROUNDS)
+    return found
+
+
+def _differs(reference: np.ndarray, frames: np.ndarray, name: str, differences: dict[str, float]) -> str | None:
+    if frames.shape != reference.shape:
+        return f"gave frames of shape {frames.shape}, not {reference.shape}"
+    worst = max(float(np.abs(a.astype(int) - b).mean()) for a, b in zip(reference, frames, strict=True))
+    differences[name] = round(max(worst, differences.get(name, 0.0)), 2)
+    return f"another picture: {worst:.1f} grey levels off" if worst > BOUND else None
+
+
+def _column(seconds: dict[Way, list[float]], refused: dict[str, str], differences: dict[str, float]) -> dict[str, Any]:
+    best: dict[str, float] = {}
+    how: dict[str, str] = {}
+    for way, values in seconds.items():
+        middle = statistics.median(values)
+        if middle < best.get(way.library, float("inf")):
+            best[way.library] = middle
+            how[way.library] = f"threads {way.threads or 'auto'}{', ' + way.option if way.option else ''}"
+    others = {library: value for library, value in best.items() if library != "roadqa"}
+    fastest = min(others, key=lambda library: others[library]) if others else None
+    return {
+        "seconds": {library: round(value, 5) for library, value in best.items()},
+        "how": how,
+        "largest_difference": differences,
+        "left_out": refused,
+        "fastest_other": fastest,
+        "ratio_vs_fastest": round(others[fastest] / best["roadqa"], 3) if fastest else None,
+    }
+
+
+def overall(clips: list[dict[str, Any]]) -> dict[str, Any]:
+    """All clips together, each beside its own fastest other; and each library alone over the clips that it read."""
+    found: dict[str, Any] = {}
+    for column in ROUNDS:
+        ours = sum(clip[column]["seconds"]["roadqa"] for clip in clips)
+        theirs = sum(clip[column]["seconds"][clip[column]["fastest_other"]] for clip in clips)
+        beside = {}
+        for library in PACKAGES:
+            both = [clip[column]["seconds"] for clip in clips if library in clip[column]["seconds"]]
+            if both:
+                ratio = sum(seconds[library] for seconds in both) / sum(seconds["roadqa"] for seconds in both)
+                beside[library] = {"clips": len(both), "ratio": round(ratio, 3)}
+        found[column] = {"ratio_vs_fastest": round(theirs / ours, 3), "beside": beside}
+    return found | {"ratio_vs_fastest": min(found[column]["ratio_vs_fastest"] for column in ROUNDS)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given = os.environ.get("ROADQA_BENCH_CLIPS")
+    parser.add_argument("--clips", type=Path, default=Path(given) if given else None, help="a folder of clips as well")
+    asked = parser.parse_args()
+    if asked.clips is not None and not asked.clips.is_dir():
+        sys.exit(f"{asked.clips} is no folder; give one that holds clips")
+    found = libraries()
+    measured = []
+    with tempfile.TemporaryDirectory(prefix="decode-") as work, readers(found) as running:
+        for library, state in found.items():
+            print(f"{library} {state}")
+        if len(running) < 2:
+            sys.exit("there is nothing to compare with: every other library is absent, for the reasons above")
+        print(f"\n{'clip':28} {'column':14} {'ours':>8} {'fastest other':>24} {'ratio':>6}")
+        for clip in subjects(Path(work), asked.clips):
+            measured.append(measure(clip, running, Path(work)))
+            for column in ROUNDS:
+                row = measured[-1][column]
+                other = f"{row['fastest_other']} {1e3 * row['seconds'][row['fastest_other']]:.1f} ms"
+                ours = f"{1e3 * row['seconds']['roadqa']:.1f} ms"
+                print(
+                    f"{clip.name[:28]:28} {column:14} {ours:>8} {other:>24} {row['ratio_vs_fastest']:6.2f}", flush=True
+                )
+    summary = overall(measured)
+    for column in ROUNDS:
+        print(f"overall, {column}: {summary[column]['ratio_vs_fastest']:.2f} of the fastest for each clip")
+    machine = {"cores": psutil.cpu_count(), "memory_bytes": psutil.virtual_memory().total}
+    versions = {**found, "av": av.__version__}
+    result = {
+        "machine": machine,
+        "libraries": versions,
+        "fps": BUDGET.fps,
+        "bound": BOUND,
+        "clips": measured,
+        "overall": summary,
+        "ratio_vs_fastest": summary["ratio_vs_fastest"],
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
