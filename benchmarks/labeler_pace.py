@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "labeler-pace.json"
 RECIPE = LabelRecipe(teacher=TeacherRecipe(model="sandbox-teacher"))
 LATENCY_S, IN_FLIGHT = 2.0, 32
 IDEAL = IN_FLIGHT / LATENCY_S
-CLIP_BYTES = 1_000_000  #: each clip travels inside its requests
+CLIP_BYTES = 1_000_000  #: so each clip goes to the file service, once
 ALONE, TOGETHER = (22, 4), (6, 4)  #: recordings of a worker's part, and clips of each; four questions a clip
 LIMIT = 600  #: requests a minute of two workers together; each alone would make 960
 MINUTE = 60.0

@@ -6,6 +6,7 @@ from shared.errors import UsageError
 from shared.settings import settings
 from shared.teachers.batch import BatchTeacher
 from shared.teachers.gemini import GeminiTeacher
+from shared.teachers.gemini_service import INLINE
 from shared.teachers.jobs import BatchPatience
 from shared.teachers.journal import Entry, Journal
 from shared.teachers.limit import SharedLimit
@@ -28,7 +29,7 @@ def connect(
     in_flight: int = 32,
     limit: Limit | None = None,
     patience: Patience = Patience(),
-    inline_limit: int = 4 * 2**20,
+    inline_limit: int = INLINE,
 ) -> Teacher:
     """The teacher a recipe names. Call it inside the event loop that will ask.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from google.genai import types
 
-from shared.teachers.gemini_service import GeminiService
+from shared.teachers.gemini_service import INLINE, GeminiService
 from shared.teachers.pace import Pace
 from shared.teachers.teacher import Reply, Request, TeacherError
 from shared.teachers.tries import Patience, Tries
@@ -21,7 +21,7 @@ class GeminiTeacher:
         base_url: str | None = None,
         pace: Pace | None = None,
         patience: Patience = Patience(),
-        inline_limit: int = 4 * 2**20,
+        inline_limit: int = INLINE,
     ) -> None:
         """`inline_limit`: bytes up to which a clip travels inside each request; a larger one is uploaded once."""
         self._service = GeminiService(api_key, base_url, patience, inline_limit)

@@ -30,6 +30,7 @@ from tests.integration.teaching import (
 )
 from tests.waiting import wait_for
 
+CLIPS = 4
 SOON = BatchPatience(timeout_s=20, tries=6, backoff_s=0.02, quiet_s=0.3, look_s=0.05, poll_s=0.02)
 
 
@@ -51,7 +52,7 @@ def jobs_in(folder: Path) -> list[str]:
 def direct(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], int]:
     """The labels of the part, asked directly, and the requests that were paid for."""
     folder = tmp_path_factory.mktemp("direct")
-    write_scene_rows(folder / "data", recordings=3, clips=2)
+    write_scene_rows(folder / "data", recordings=2, clips=2)
     with sandbox_teacher() as url:
         label_part(folder, lambda recipe: teacher_at(url, recipe))
         return labels_of(folder), served(url)["generateContent"]
@@ -59,7 +60,7 @@ def direct(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], in
 
 @pytest.fixture
 def part(tmp_path: Path) -> Path:
-    write_scene_rows(tmp_path / "data", recordings=3, clips=2)
+    write_scene_rows(tmp_path / "data", recordings=2, clips=2)
     return tmp_path
 
 
@@ -72,19 +73,21 @@ def test_the_labels_are_those_of_direct_requests(part: Path, direct: tuple[dict[
     assert facts["problems"] == {}
     assert count["generateContent"] == paid == facts["calls"]
     assert count["batch"] == len(jobs_in(part)) <= 6  # votes and verification, of three rounds at most
-    assert count["upload"] == 6  # each clip once
+    assert count["upload"] == CLIPS  # each once
     assert count["files"] == count["batch"]  # the jobs' own files only
 
 
 def test_answers_that_a_job_leaves_out_or_fails_are_asked_for_in_the_next(
     part: Path, direct: tuple[dict[str, Any], int]
 ) -> None:
-    faults = "429=0.05,500=0.05"
+    faults = "429=0.1,500=0.1"
     with sandbox_teacher("--batch-left-out", "0.1", "--faults", faults) as url:
         facts = label_part(part, make_in(url, part, tries=9))
         paid = served(url)["generateContent"]
     assert labels_of(part) == direct[0]
     assert facts["calls"] == direct[1] == paid
+    assert facts["troubles"]["lost"] > 0
+    assert facts["troubles"]["rate limited"] > 0
 
 
 def test_bad_answers_in_a_job_get_fresh_samples(part: Path) -> None:
@@ -164,7 +167,7 @@ def test_a_restart_takes_a_job_that_ended_meanwhile(part: Path, direct: tuple[di
         count = served(url)
     assert (labels_of(part), paid) == direct
     assert count["generateContent"] == paid
-    assert count["upload"] == 6  # no clip was sent again either
+    assert count["upload"] == CLIPS  # no clip was sent again either
 
 
 def test_requests_that_wait_together_share_a_job_up_to_its_size(tmp_path: Path) -> None:
