@@ -99,7 +99,10 @@ def _pairs(row: Any) -> Iterator[_Pair]:
 def _turns(row: Json) -> list[tuple[str, str]]:
     """(human, gpt or system; what is said) in order."""
     if "query" in row:
-        history = [turn for pair in row.get("history") or [] for turn in zip(("human", "gpt"), pair, strict=False)]
+        past = row.get("history") or []
+        if not isinstance(past, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in past):
+            raise RowError("has a history that is no list of pairs (asked, answered)")
+        history = [turn for pair in past for turn in zip(("human", "gpt"), pair, strict=True)]
         last = [("human", row["query"])] + ([("gpt", row["response"])] if row.get("response") else [])
         return [(role, _text(said)) for role, said in [*history, *last]]
     found = next((row[name] for name in ("conversations", "messages", "conversation") if row.get(name)), None)
@@ -171,7 +174,8 @@ def _mine(row: Json) -> Json:
 def _video(row: Json) -> str:
     found = row.get("videos") or row.get("video")
     if not found:
-        inner = [part for turn in row.get("messages") or [] for part in _parts(turn) if part.get("type") == "video"]
+        turns = row["messages"] if isinstance(row.get("messages"), list) else []
+        inner = [part for turn in turns for part in _parts(turn) if part.get("type") == "video"]
         found = [part.get("video") for part in inner]
     names = found if isinstance(found, list) else [found]
     if len(names) != 1 or not isinstance(names[0], str):

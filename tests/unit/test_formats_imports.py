@@ -1,11 +1,14 @@
 """Each importer takes good rows as they are meant, and tells each bad one in one line."""
 
+import json
 import time
 import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from shared.errors import InputError
 from shared.formats import registry
@@ -211,3 +214,44 @@ def test_the_given_hostile_clips_too(tmp_path: Path, format_: str) -> None:
     if not GIVEN.is_dir():
         pytest.skip(f"{GIVEN} is not here")
     hostile(format_, GIVEN, tmp_path, GIVEN_SOUND)
+
+
+KEYS = {
+    "roadbuddy": ["id", "question", "choices", "answer", "video_path", "category", "recording", "split", "origin"],
+    "videomme": ["question_id", "question", "options", "answer", "videoID", "questions", "task_type", "language"],
+    "sharegpt": ["id", "video", "videos", "conversations", "messages", "query", "response", "history", "roadqa"],
+    "sutd": ["record_id", "vid_filename", "q_body", "option0", "option1", "option3", "answer", "q_type"],
+}
+TURN = ["from", "value", "role", "content", "type", "text", "human", "assistant", "video"]
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 3), st.floats(), st.text(max_size=6),
+    st.sampled_from(["day_0001.mp4", "A", "B. No", "<video>\nQ\nA. x\nB. y", "human", "gpt", "{}", "\ud800"]),
+)  # fmt: skip
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(TURN), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("format_", sorted(KEYS))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_a_row_holds_it_is_taken_or_told(
+    tmp_path_factory: pytest.TempPathFactory, videos: Path, format_: str, data: st.DataObject
+) -> None:
+    row = VALUES | st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS[format_], VALUES))
+    rows = data.draw(st.lists(row, min_size=1, max_size=3))
+    path = tmp_path_factory.mktemp("fuzz") / WRITERS[format_][0]
+    if format_ == "sutd":
+        values = [list(row.values()) if isinstance(row, dict) else row for row in rows]
+        path.write_text("\n".join(map(json.dumps, [KEYS["sutd"], *values, *rows])), encoding="utf-8")
+        rows = [*values, *rows]
+    else:
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    imported = registry.read(format_, path, videos, thorough=False)
+    assert all(problem.startswith(f"{path}: ") and problem.isprintable() for problem in imported.problems)
+    if format_ in ("roadbuddy", "sutd"):
+        assert len(imported.questions) + len(imported.problems) == len(rows)
+    for question in imported.questions:
+        question.model_dump_json()

@@ -97,6 +97,8 @@ def test_an_answer_is_understood_however_it_is_said(
         (row(conversations=[{"from": "gpt", "value": "B"}]), "has turns of gpt"),
         (row(conversations=["x"]), "has no list of conversations"),
         (row(conversations=[{"from": "human", "value": 7}]), "has a turn that is int"),
+        (row(conversations=None, query=ASKED, history=True), "has a history that is no list of pairs"),
+        (row(video=None, messages=7), "has 0 videos"),
         (row(roadqa="{"), "a field `roadqa` that is not JSON"),
         (row(roadqa=["x"]), "a field `roadqa` that is not JSON"),
         (row(roadqa='{"labels": ["A"]}'), "has 1 labels for 3 choices"),
