@@ -70,11 +70,13 @@ def negates(text: str) -> bool:
 
 def objection(parent: Question, child: Question, others: Iterable[Question] = ()) -> str | None:
     """Why `child`, its choices in its parent's order, may not stand for `parent` beside `others`; None if it may."""
-    if not plain(child.text) or any(not plain(choice.text) for choice in child.choices):
+    pairs = [(before.text, after.text) for before, after in zip(parent.choices, child.choices, strict=True)]
+    if not plain(child.text) or any(before and not plain(after) for before, after in pairs):
         return "nothing left of a text"
+    if any(after and not before for before, after in pairs):
+        return "empty choice filled"
     if weight(parent.text) != weight(child.text):
         return "question lost or gained a protected word"
-    pairs = [(before.text, after.text) for before, after in zip(parent.choices, child.choices, strict=True)]
     if any(weight(before) != weight(after) for before, after in pairs):
         return "choice lost or gained a protected word"
     if len({plain(after) for _, after in pairs}) < len({plain(before) for before, _ in pairs}):
