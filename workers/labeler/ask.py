@@ -114,7 +114,8 @@ class Asker:
 
     def _order(self, question: Question, number: int, slot: int) -> tuple[int, ...]:
         texts = [choice.text for choice in question.choices]
-        return permutation(texts, f"{self._recipe.seed}/{question.id}/{number}", slot)
+        order = permutation(texts, f"{self._recipe.seed}/{question.id}/{number}", slot)
+        return tuple(index for index in order if texts[index])  # nobody votes for an empty choice
 
     def _request(
         self,
