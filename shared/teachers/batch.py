@@ -42,6 +42,9 @@ class BatchTeacher:
         self.troubles: Counter[str] = Counter()
         self.batched = True
 
+    async def prepare(self, request: Request, clip: Path | None) -> None:
+        """Nothing: a clip is sent only where no job has the request already."""
+
     async def ask(self, request: Request, clip: Path | None) -> Reply:
         tries = Tries(self._patience, self.troubles)
         self._clips[request.clip or ""] += 1

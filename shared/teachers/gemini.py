@@ -1,10 +1,12 @@
 """Gemini, asked one request at a time."""
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 
 from google.genai import types
 
+from shared.errors import UsageError
 from shared.teachers.gemini_service import INLINE, GeminiService
 from shared.teachers.pace import Pace
 from shared.teachers.teacher import Reply, Request, TeacherError
@@ -28,6 +30,11 @@ class GeminiTeacher:
         self._patience, self._pace = patience, pace or Pace(32)
         self.troubles: Counter[str] = Counter()
         self.batched = False
+
+    async def prepare(self, request: Request, clip: Path | None) -> None:
+        if clip is not None and not self._service.inlines(clip):
+            with contextlib.suppress(TeacherError, UsageError):
+                await self._service.uploaded(request, clip)
 
     async def ask(self, request: Request, clip: Path | None) -> Reply:
         tries = Tries(self._patience, self.troubles)

@@ -24,8 +24,8 @@ from shared.teachers.uploads import Uploads
 
 T = TypeVar("T")
 HOST = "https://generativelanguage.googleapis.com"
-#: Bytes up to which a clip travels inside each request. It is asked about two dozen times: what is larger is cheaper sent
-#: once, and building requests of a megabyte costs the worker as much time as all else (8 of 19 ms).
+#: Bytes up to which a clip travels inside each request. Two dozen ask about a clip: what is larger is cheaper sent once,
+#: and building requests of a megabyte takes the worker as long as all else (8 of 19 ms).
 INLINE = 256 * 2**10
 INLINE_CEILING = 14 * 2**20  #: bytes; base64 adds a third, and a whole request must stay under 20 MB
 _BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"}

@@ -84,6 +84,8 @@ class Journal:
         async with self._asking.setdefault(name, asyncio.Lock()):
             entry = await self._read(name)
             if entry is None:
+                if not self._stopping():
+                    await self._teacher.prepare(request, clip)  # holds no place: sending a clip takes seconds
                 async with self._places:
                     if self._stopping():  # what waited for its place is not begun
                         raise Stopped(PUT_DOWN)

@@ -6,6 +6,7 @@ is the server's choice (vLLM's `--media-io-kwargs`; by default it refuses reques
 
 import asyncio
 import base64
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable
 from email.utils import parsedate_to_datetime
@@ -43,6 +44,11 @@ class OpenAITeacher:
         self._frames: dict[str, asyncio.Task[list[str]]] = {}
         self.troubles: Counter[str] = Counter()
         self.batched = False
+
+    async def prepare(self, request: Request, clip: Path | None) -> None:
+        if clip is not None and request.teacher.video == "frames":
+            with contextlib.suppress(TeacherError):
+                await self._pictures(request, clip)
 
     async def ask(self, request: Request, clip: Path | None) -> Reply:
         tries = Tries(self._patience, self.troubles)

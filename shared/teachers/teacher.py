@@ -106,6 +106,10 @@ class Teacher(Protocol):
     #: Whether requests go in jobs, at the price of those, and those that wait at the same time together.
     batched: bool
 
+    async def prepare(self, request: Request, clip: Path | None) -> None:
+        """Do what needs no turn, such as sending the clip. What goes wrong here is met again, and told, by `ask`."""
+        ...
+
     async def ask(self, request: Request, clip: Path | None) -> Reply:
         """Ask, and ask again within bounds where that may help.
 
