@@ -22,6 +22,7 @@ _VIDEO = (
     "shared/budget.py",
     "shared/container.py",
     "shared/packets.py",
+    "shared/pictures.py",
     "shared/timeline.py",
     "shared/video.py",
     "shared/vlm/encode.py",

@@ -85,6 +85,27 @@ def _only(data: bytes, mark: bytes, kind: Callable[[bytes], int], b_type: int) -
     return bool(found) and all(found)
 
 
+def by_turn(packets: Sequence[Packet]) -> list[Packet]:
+    """The packets of a stream without display times (AVI, MPEG-4), each with the time at which its turn comes.
+
+    A B-picture is shown at once, any other when the next such comes.
+    """
+    order: list[int] = []
+    waiting: int | None = None
+    for i, packet in enumerate(packets):
+        if packet.spare:
+            order.append(i)
+            continue
+        if waiting is not None:
+            order.append(waiting)
+        waiting = i
+    if waiting is not None:
+        order.append(waiting)
+    stamps = sorted(packet.pts for packet in packets)
+    turn = dict(zip(order, stamps, strict=True))
+    return [packet._replace(pts=turn[i]) for i, packet in enumerate(packets)]
+
+
 def needed(packets: Sequence[Packet], wanted: Iterable[int]) -> list[bool]:
     """For each packet (in decoding order) whether it must be decoded to show the pictures at the `wanted` pts."""
     targets = set(wanted)

@@ -52,7 +52,8 @@ def read_timeline(clip: OpenClip, container: InputContainer, stream: VideoStream
     packets: list[Packet] = []
     kept: list[Coded[Any]] | None = []
     earliest, first_key, last = None, None, (0, 0)
-    read_until, read_bytes, whole = 0.0, 0, True
+    ends: dict[int, int] = {}  # of each stream, in its own time base
+    read_bytes, whole = 0, True
     nature = nature_of(clip.codec, stream.codec_context.extradata)
     for packet in container.demux():
         clip.check_clock()
@@ -70,7 +71,7 @@ def read_timeline(clip: OpenClip, container: InputContainer, stream: VideoStream
             whole = whole and not (mine and packet.size)
             continue
         length = packet.duration or 0
-        read_until = max(read_until, float((stamp + length) * packet.time_base))
+        ends[packet.stream_index] = max(ends.get(packet.stream_index, 0), stamp + length)
         if not mine:
             continue
         earliest = stamp if earliest is None else min(earliest, stamp)
@@ -91,6 +92,7 @@ def read_timeline(clip: OpenClip, container: InputContainer, stream: VideoStream
     sounds = container.streams.audio
     audio = (sounds[0].codec_context.name if sounds[0].codec_context else "unknown") if sounds else ""
     timeline = Timeline(packets, start, float((last[0] - start + step) * base), whole, audio, kept)
+    read_until = max(float(end * (container.streams[index].time_base or 0)) for index, end in ends.items())
     _check_length(clip, container, stream, timeline, float((start - earliest) * base), read_until)
     return timeline
 

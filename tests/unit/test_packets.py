@@ -13,6 +13,7 @@ from shared.budget import VideoBudget, sample_times
 from shared.container import MediaLimits, opened
 from shared.errors import MediaError
 from shared.packets import Packet, needed
+from shared.pictures import OddError
 from shared.timeline import Timeline, read_timeline
 from shared.video import SampledClip, sample
 from tests.hostile.generate import encode, number_of
@@ -65,10 +66,10 @@ def coded(folder: Path, name: str) -> Path:
 
 def decoding_all(path: Path, budget: VideoBudget, monkeypatch: pytest.MonkeyPatch) -> SampledClip:
     def refuse(*_: object) -> None:
-        raise shared.video._OddError("told so")
+        raise OddError("told so")
 
     with monkeypatch.context() as patched:
-        patched.setattr(shared.video, "_shown_alone", refuse)
+        patched.setattr(shared.video, "shown_alone", refuse)
         return sample(path, budget)
 
 
