@@ -24,7 +24,7 @@ from shared.teachers.uploads import Uploads
 
 T = TypeVar("T")
 HOST = "https://generativelanguage.googleapis.com"
-#: Bytes up to which a clip travels inside each request. Two dozen ask about a clip: what is larger is cheaper sent once,
+#: Bytes up to which a clip travels inside each request. Two dozen ask about a clip: a larger one is cheaper sent once,
 #: and building requests of a megabyte takes the worker as long as all else (8 of 19 ms).
 INLINE = 256 * 2**10
 INLINE_CEILING = 14 * 2**20  #: bytes; base64 adds a third, and a whole request must stay under 20 MB
