@@ -61,7 +61,7 @@ def find_answer(answer: str | int, choices: Sequence[Choice], base: int | None =
     if named:
         return _one_of(named, said, choices)
     if said.isdecimal() and base is None:
-        raise ValueError(f"answer {said} is a number, and the file does not show whether it counts from 0 or 1")
+        raise ValueError(f"answer {said[:80]} is a number, and the file does not show whether it counts from 0 or 1")
     raise ValueError(f"answer {said[:80]!r} is none of the {len(choices)} choices")
 
 

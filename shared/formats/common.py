@@ -78,21 +78,23 @@ def resolve_within(folder: Path, name: str) -> Path:
     # too long, or in a folder that is closed to us; a loop of links; half of a surrogate pair
     except (OSError, RuntimeError, UnicodeEncodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"clip {one_line(name)!r} cannot be opened: {reason}; rename or replace the file") from error
+        raise InputError(
+            f"clip {one_line(name[:200])!r} cannot be opened: {reason}; rename or replace the file"
+        ) from error
 
 
 def _within(folder: Path, name: str) -> Path:
     relative = PurePosixPath(name.replace("\\", "/"))
     if relative.is_absolute() or ".." in relative.parts or "\0" in name:
-        raise InputError(f"clip {one_line(name)!r} is not a path inside the videos folder")
+        raise InputError(f"clip {one_line(name[:200])!r} is not a path inside the videos folder")
     root = folder.resolve()
     for form in dict.fromkeys((str(relative), *(unicodedata.normalize(f, str(relative)) for f in ("NFC", "NFD")))):
         path = (root / form).resolve()
         if not path.is_relative_to(root):
-            raise InputError(f"clip {one_line(name)!r} leads out of the videos folder; copy the file into it")
+            raise InputError(f"clip {one_line(name[:200])!r} leads out of the videos folder; copy the file into it")
         if path.is_file():
             return path
-    raise InputError(f"clip {one_line(name)!r} is not in {folder}; give the folder that its path starts from")
+    raise InputError(f"clip {one_line(name[:200])!r} is not in {folder}; give the folder that its path starts from")
 
 
 def digest_of(path: Path) -> str:

@@ -36,6 +36,7 @@ _FEATURES: dict[str, Any] = {
     "origin": _TEXT,
 }
 _TYPES = {"string": pa.string(), "int64": pa.int64()}
+_MARK = "written by RoadQA."
 _README = """\
 ---
 configs:
@@ -108,7 +109,14 @@ def _parse(row: dict[str, Any]) -> Raw:
 def write(
     folder: Path, questions: Iterable[Question], names: Mapping[str, str], recordings: Mapping[str, str]
 ) -> list[str]:
-    """Write `data/<split>.parquet` and `README.md`. Holds any question."""
+    """Write `data/<split>.parquet` and `README.md`. Holds any question.
+
+    Raises:
+        InputError: another `README.md` is there already.
+    """
+    readme = folder / "README.md"
+    if readme.exists() and _MARK not in readme.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"{readme}: was not written by RoadQA and would be lost; give an empty folder")
     (folder / "data").mkdir(exist_ok=True)
     arrow = {name: _arrow(feature) for name, feature in _FEATURES.items()}
     info = json.dumps({"info": {"features": _FEATURES}})
@@ -127,7 +135,7 @@ def write(
         writer.write_table(pa.Table.from_pylist(held[split], schema))
         writer.close()
     files = "\n".join(f"  - split: {split}\n    path: data/{split}.parquet" for split in sorted(writers, reverse=True))
-    (folder / "README.md").write_text(_README.format(files=files), encoding="utf-8")
+    readme.write_text(_README.format(files=files), encoding="utf-8")
     return []
 
 

@@ -21,7 +21,7 @@ _CHOICE = re.compile(r"choice_([a-z])")
 _OTHERS = ("id", "answer", "category", "language", "recording", "split")
 _NEEDED = {"video", "question", "choice_a", "choice_b"}
 _KNOWN = {*_NEEDED, *_OTHERS}
-_WHOLE = re.compile(r"\d+")
+_WHOLE = re.compile(r"\d{1,3}")
 
 
 def read(path: Path, videos: Path, **options: Unpack[Options]) -> Imported:

@@ -170,7 +170,7 @@ class Videos:
             fits = sorted(stems.get(tidy(name), []))
             if len(fits) > 1:
                 raise InputError(
-                    f"clip {one_line(name)!r} may be {' or '.join(fits[:3])}; give its folder or its ending"
+                    f"clip {one_line(name[:200])!r} may be {' or '.join(fits[:3])}; give its folder or its ending"
                 )
             name = fits[0] if fits else name
         return name, resolve_within(self._folder, name)
@@ -219,7 +219,7 @@ class _Reader:
 
     def _row(self, item: Item, raw: Raw) -> _Row:
         text, name = text_of(raw.question, "question"), text_of(raw.video, self._form.video, clean=False)
-        id_ = item.place.replace(" ", "-") if raw.id in (None, "") and not self._form.ids else text_of(raw.id, "id")
+        id_ = re.sub("[ ,]+", "-", item.place) if raw.id in (None, "") and not self._form.ids else text_of(raw.id, "id")
         written = written_choices(raw.choices)
         choices = _labelled(parse_choices(written) if self._form.prefixed else plain_choices(written), raw.labels)
         if sum(bool(choice.text) for choice in choices) < 2:
@@ -333,7 +333,7 @@ def _found(answer: str | int, choices: tuple[Choice, ...], form: Form) -> int | 
     if not said:
         return None
     if form.answer == "index" and _WHOLE.fullmatch(said):
-        place = int(float(said)) - (form.base or 0)
+        place = int(said.split(".")[0]) - (form.base or 0)
         if not 0 <= place < len(choices):
             first = form.base or 0
             raise ValueError(

@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
+from shared.errors import InputError
 from shared.formats import rows
 from shared.formats.choices import find_answer
 from shared.formats.common import Imported, one_line, tidy, write_json
-from shared.formats.files import json_rows
+from shared.formats.files import json_rows, read_json
 from shared.formats.rows import Form, Item, Options, Raw, RowError
 from shared.prompts import LETTERS, letter, render
 from shared.schema import Question
@@ -255,6 +256,9 @@ def write(
 
     A question without an answer is a person's turn alone, which trainers leave out. Returns a line for each question
     that the format cannot hold: trainers would take a `<video>` in its text for a clip.
+
+    Raises:
+        InputError: another `dataset_info.json` is there already.
     """
     kept: list[Json] = []
     problems: list[str] = []
@@ -269,8 +273,16 @@ def write(
     write_json(folder / FILE, kept)
     columns = {"messages": "conversations", "videos": "videos"}
     about = {"file_name": FILE, "formatting": "sharegpt", "columns": columns}
-    write_json(folder / "dataset_info.json", {"roadqa": about})
+    _describe(folder / "dataset_info.json", about)
     return problems
+
+
+def _describe(path: Path, about: Json) -> None:
+    """Add the dataset to LLaMA-Factory's list of datasets, which may name others."""
+    known = read_json(path, "a list of datasets") if path.exists() else {}
+    if not isinstance(known, dict):
+        raise InputError(f"{path}: is no list of datasets; give an empty folder")
+    write_json(path, known | {"roadqa": about})
 
 
 def _row(question: Question, name: str, recording: str) -> Json:

@@ -209,3 +209,41 @@ def test_clips_keep_their_names_where_files_can_have_them_beside_each_other() ->
     }  # fmt: skip
     assert len(set(kept.values())) == len(names)
     assert kept[2].endswith(".mp4")
+
+
+@pytest.mark.parametrize(
+    ("format_", "name", "text"),
+    [
+        ("huggingface", "README.md", "# Mine\n"),
+        ("sharegpt", "dataset_info.json", "[]"),
+        ("sharegpt", "dataset_info.json", "x"),
+    ],
+)
+def test_an_export_writes_over_nobodys_file(tmp_path: Path, format_: str, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=name):
+        registry.write(format_, tmp_path, [], {})
+    assert (tmp_path / name).read_text() == text
+
+
+def test_a_list_of_datasets_is_added_to(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text('{"mine": {"file_name": "mine.json"}}')
+    for _ in range(2):
+        registry.write("sharegpt", tmp_path, [], {})
+    assert list(json.loads((tmp_path / "dataset_info.json").read_text())) == ["mine", "roadqa"]
+
+
+@pytest.mark.parametrize("answer", ["9" * 400, "9" * 5000, "-1", "1.0", "1e3"])
+def test_a_number_beyond_all_choices_is_told(tmp_path: Path, videos: Path, answer: str) -> None:
+    rows = {
+        "csv": f"{HEADER}\na.mp4,Is it?,x,y,,{answer}\n",
+        "nextqa": f"video,question,answer,qid,type,a0,a1\na,is it,{answer},6,TN,car,bus\n",
+    }
+    for format_, text in rows.items():
+        imported = read(format_, tmp_path, videos, text)
+        if (format_, answer) == ("nextqa", "1.0"):  # as pandas writes integers beside gaps
+            assert [question.answer for question in imported.questions] == [1]
+            continue
+        assert imported.questions == []
+        assert len(imported.problems) == 1
+        assert len(imported.problems[0]) < 400
