@@ -27,7 +27,7 @@ check: setup ## ruff, mypy, import-linter, stage versions, generated docs
 unit integration e2e core: setup ## one part of `make test`; core: two images, the stores, conductor and labeler
 	@$(SERVICES)/python -m scripts.test $@
 
-test-containers: setup ## build every image and run the pipeline through compose (half an hour; root on Debian, or Docker)
+test-containers: setup ## build every image and run the pipeline through compose (half an hour on an idle machine; root on Debian, or Docker)
 	@$(SERVICES)/python -m scripts.test containers
 
 bench: named setup ## one benchmark (NAME=learning): a table, and benchmarks/results/NAME.json

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.containers.engine import NoEngineError
-from tests.containers.project import PREFIX, Project
+from tests.containers.project import Project
 
 SERVICES = ("redis", "store", "conductor", "labeler")
 PIPELINE = {
@@ -29,12 +29,12 @@ PIPELINE = {
 
 @pytest.fixture(scope="module")
 def core(maybe: Project | NoEngineError) -> Project:
-    """The stack as a clone brings it up, where not one of the project's images is there yet."""
+    """The stack as a clone brings it up, where its images are not there yet."""
     if isinstance(maybe, NoEngineError):
         pytest.skip(f"no Docker engine can be had here: {maybe}")
-    kept = maybe.engine.docker("images", "-q", "--filter", f"reference={PREFIX}*", capture=True).split()
-    if kept:
-        maybe.engine.docker("image", "rm", "-f", *set(kept), capture=True)
+    for image in {maybe.image("store-volume"), maybe.image("labeler")}:
+        if maybe.engine.docker("images", "-q", image, capture=True).strip():
+            maybe.engine.docker("image", "rm", "-f", image, capture=True)
     maybe.compose("up", "-d", "--build", "--wait", "--quiet-pull", *SERVICES, "teacher")
     return maybe
 
