@@ -27,6 +27,7 @@ HOST = "https://generativelanguage.googleapis.com"
 #: Bytes up to which a clip travels inside each request. Two dozen ask about a clip: a larger one is cheaper sent once,
 #: and building requests of a megabyte takes the worker as long as all else (8 of 19 ms).
 INLINE = 256 * 2**10
+UNBOUNDED = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
 INLINE_CEILING = 14 * 2**20  #: bytes; base64 adds a third, and a whole request must stay under 20 MB
 _BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"}
 _RESOLUTIONS = {"low": "MEDIA_RESOLUTION_LOW", "medium": "MEDIA_RESOLUTION_MEDIUM", "high": "MEDIA_RESOLUTION_HIGH"}
@@ -40,7 +41,10 @@ class GeminiService:
         self._inline_limit = min(inline_limit, INLINE_CEILING)
         self._key, self._host = api_key, urlsplit(base_url or HOST).netloc
         # A client of our own, so that the transport, hence its errors, do not depend on what else is installed.
-        self._http = httpx2.AsyncClient(follow_redirects=True, event_hooks={"request": [self._keep_key]})
+        # The pace bounds its connections; all are kept, where httpx2's own limit closes a third of them each time.
+        self._http = httpx2.AsyncClient(
+            follow_redirects=True, event_hooks={"request": [self._keep_key]}, limits=UNBOUNDED
+        )
         # v1beta is the version whose files, schemas and video metadata are documented; the SDK's own default is v1.
         options = types.HttpOptions(
             base_url=base_url,

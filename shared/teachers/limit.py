@@ -24,6 +24,7 @@ _ERRORS = (RedisError, StoreUnavailableError)  # the library hides the first in 
 _AT_ONCE = 240  #: a minute's allowance over what may start in one instant: a quarter of a second's worth
 _REDIS_WAIT_S = 1.0  #: between two tries of a Redis that does not answer
 _REDIS_TIMEOUT_S = 5.0
+_LOOK_S = 0.05  #: between two looks at the others' pauses
 #: Keeps the longer of two pauses.
 _HOLD = "if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], '1', 'PX', ARGV[1]) end"
 
@@ -48,6 +49,8 @@ class SharedLimit:
         self._gate = asyncio.Lock()  # first come, first served, and one contender a process
         self._owed = 0  #: tokens that answers cost beyond what was taken for them; negative where less
         self._lost = False
+        self._looking = asyncio.Lock()
+        self._looked, self._until = -_LOOK_S, 0.0  # when the pause was looked at, and its end, by the loop's clock
 
     async def turn(self, tokens: int) -> None:
         if self._requests is None and self._tokens is None:
@@ -83,12 +86,18 @@ class SharedLimit:
         self._owed += tokens - expected
 
     async def held(self) -> float:
+        async with self._looking:  # those who come together look once
+            now = asyncio.get_running_loop().time()
+            if now - self._looked >= _LOOK_S:
+                self._until, self._looked = now + await self._pause(), now
+            return max(0.0, self._until - now)
+
+    async def _pause(self) -> float:
         try:
-            milliseconds = int(await self._redis.pttl(self._hold_key))
+            return max(0, int(await self._redis.pttl(self._hold_key))) / 1000
         except _ERRORS as error:
             self._tell(error)
             return 0.0
-        return max(0, milliseconds) / 1000
 
     async def hold(self, seconds: float) -> None:
         try:

@@ -36,7 +36,9 @@ class OpenAITeacher:
     ) -> None:
         """`api_key` may be empty, where the server asks for none."""
         self._patience, self._pace, self._key = patience, pace or Pace(32), api_key
-        self._http = httpx2.AsyncClient(timeout=patience.timeout_s)
+        # The pace bounds its connections; all are kept.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+        self._http = httpx2.AsyncClient(timeout=patience.timeout_s, limits=limits)
         self._client = openai.AsyncOpenAI(
             api_key=api_key or "none", base_url=base_url, max_retries=0, timeout=patience.timeout_s,
             http_client=self._http,
