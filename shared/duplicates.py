@@ -18,7 +18,8 @@ import numpy as np
 from shared.fingerprint import hashes_of
 from shared.schema import Clip
 
-NEAR = 8.0  #: bits of 63 in which the frames of near-duplicates differ on average
+NEAR = 7.0  #: bits of 63 in which the frames of near-duplicates differ on average
+SAME = 3.0  #: so near that nothing but the same scene was ever found: what leaks are told by
 BANDS, BAND_BITS = 3, 21
 NEIGHBOURS = 16
 
@@ -31,14 +32,14 @@ class Pair(NamedTuple):
     bits: float  #: mean number of bits in which their frames differ
 
 
-def groups(clips: Iterable[Clip]) -> dict[str, str]:
+def groups(clips: Iterable[Clip], near: float = NEAR) -> dict[str, str]:
     """For each clip's digest the smallest digest of its group; a clip without a near-duplicate is its own group.
 
     Groups are closed: what is near one member is in. A clip without a fingerprint is alone.
     """
     digests = sorted({clip.digest: clip for clip in clips}.items())
     parent = {digest: digest for digest, _ in digests}
-    for pair in pairs(clip for _, clip in digests):
+    for pair in pairs((clip for _, clip in digests), near):
         first, second = sorted((_root(parent, pair.first), _root(parent, pair.second)))
         parent[second] = first
     return {digest: _root(parent, digest) for digest in parent}
@@ -51,7 +52,7 @@ def _root(parent: dict[str, str], digest: str) -> str:
     return digest
 
 
-def pairs(clips: Iterable[Clip]) -> Iterator[Pair]:
+def pairs(clips: Iterable[Clip], near: float = NEAR) -> Iterator[Pair]:
     """The near-duplicates that are found, in the order of their digests.
 
     Of many copies of one clip not every pair is named, but enough to join them all.
@@ -61,7 +62,7 @@ def pairs(clips: Iterable[Clip]) -> Iterator[Pair]:
     hashes = [hashes_of(text) for _, text in known]
     for a, b in _candidates(hashes):
         bits = distance(hashes[a], hashes[b])
-        if bits <= NEAR:
+        if bits <= near:
             yield Pair(digests[a], digests[b], round(bits, 2))
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from shared.duplicates import SAME, groups
 from shared.schema import Clip, Origin, Question
 
 
 class Leaks(NamedTuple):
     """For each test question, in order."""
 
-    leaked: list[bool]  #: the model was trained on its clip, or on its recording, with somebody's answers
+    leaked: list[bool]  #: the model was trained on its clip, a near-duplicate or its recording, with somebody's answers
     transductive: list[bool]  #: not that, but with a teacher's answers to the unanswered test itself
 
 
@@ -20,12 +21,13 @@ def find(
     seen_clips: Mapping[str, Clip],
 ) -> Leaks:
     """Compare a test with the rows that a model has seen; clips are by digest."""
+    like = groups([*clips.values(), *seen_clips.values()], SAME)
     given: set[str] = set()
     taught: set[str] = set()
     for row in seen:
-        known = _known_by(row.clip, seen_clips)
+        known = _known_by(row.clip, seen_clips, like)
         (taught if _taught(row.origin) else given).update(known)
-    asked = [_known_by(question.clip, clips) for question in questions]
+    asked = [_known_by(question.clip, clips, like) for question in questions]
     leaked = [bool(known & given) for known in asked]
     transductive = [bool(known & taught) and not open_ for known, open_ in zip(asked, leaked, strict=True)]
     return Leaks(leaked, transductive)
@@ -35,7 +37,8 @@ def _taught(origin: Origin) -> bool:
     return origin.test_derived and origin.answer == "teacher"
 
 
-def _known_by(digest: str, clips: Mapping[str, Clip]) -> set[str]:
-    """What makes two clips the same, or two views of the same."""
+def _known_by(digest: str, clips: Mapping[str, Clip], like: Mapping[str, str]) -> set[str]:
+    """What makes two clips the same, two views of the same, or two that look the same."""
     clip = clips.get(digest)
-    return {f"clip {digest}"} | ({f"recording {clip.recording}"} if clip is not None else set())
+    known = {f"clip {digest}"}
+    return known if clip is None else known | {f"recording {clip.recording}", f"like {like[digest]}"}

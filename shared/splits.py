@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
+from shared import duplicates
 from shared.errors import UsageError
 from shared.schema import Clip, Question
 
@@ -13,6 +14,22 @@ Group = Callable[[Clip], str]
 
 def by_recording(clip: Clip) -> str:
     return clip.recording
+
+
+def joined(group: Group, clips: Iterable[Clip]) -> Group:
+    """Groups that hold near-duplicates of each other become one."""
+    held = {clip.digest: clip for clip in clips}
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for digest, first in duplicates.groups(held.values(), duplicates.SAME).items():
+        one, other = sorted((root(group(held[digest])), root(group(held[first]))))
+        parent[other] = one
+    return lambda clip: root(group(clip))
 
 
 def split(
@@ -72,7 +89,7 @@ def _dealt(counts: Mapping[str, Counter[str]], shares: Mapping[str, float], seed
 def _cost(added: Counter[str], have: Counter[str], totals: Counter[str], share: float) -> float:
     """How much further from its shares of the group's categories a split comes (squared, by category size)."""
     cost = 0.0
-    for category, count in added.items():
+    for category, count in sorted(added.items()):  # in one order: sums of floats depend on it
         short = share * totals[category] - have[category]
         cost += ((short - count) ** 2 - short**2) / (share * totals[category])
     return cost

@@ -10,7 +10,7 @@ from services.cli.collect import read_rows
 from shared.errors import UsageError
 from shared.formats.common import Imported
 from shared.schema import Clip, Question
-from shared.splits import Group, by_recording, split
+from shared.splits import Group, by_recording, joined, split
 from shared.store import Store, store
 
 
@@ -30,7 +30,7 @@ from shared.store import Store, store
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(name: str, shares: tuple[str, ...], pattern: str | None, seed: int, as_json: bool) -> None:
-    """Deal whole recordings out to new datasets, each with its share of every category."""
+    """Deal whole recordings, and near-duplicates, out to new datasets, each with its share of every category."""
     wanted = dict(_share(text) for text in shares)
     with show.progress() as progress:
         made = split_dataset(store(), name, wanted, _by_pattern(pattern) if pattern else by_recording, seed, progress)
@@ -44,7 +44,7 @@ def command(name: str, shares: tuple[str, ...], pattern: str | None, seed: int, 
 def split_dataset(
     store: Store, name: str, shares: dict[str, float], group: Group, seed: int, progress: data.Progress
 ) -> list[data.Import]:
-    """Store the splits of a dataset as datasets; their clips are there already.
+    """Store the splits of a dataset as datasets; their clips are there already, and near-duplicates stay together.
 
     Raises:
         UsageError: no such dataset, or a split that cannot be.
@@ -53,7 +53,7 @@ def split_dataset(
     questions, clips = read_rows(store, parts)
     for side in shares:
         data.check_name(f"{name}-{side}", "--into", "choose another")
-    dealt = split(questions, clips, shares, seed=seed, group=group)
+    dealt = split(questions, clips, shares, seed=seed, group=joined(group, clips.values()))
     return [_store(store, f"{name}-{side}", rows, clips, progress) for side, rows in dealt.items()]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared.errors import UsageError
 from shared.schema import Choice, Clip, Origin, Question
-from shared.splits import split
+from shared.splits import by_recording, joined, split
 
 CHOICES = (Choice(label="A", text="a"), Choice(label="B", text="b"))
 CATEGORIES = ("signs", "lights", "counting")
@@ -90,3 +90,20 @@ def test_one_recording_cannot_be_split() -> None:
     questions, clips = data([9])
     with pytest.raises(UsageError, match="1 recordings cannot be dealt out to 2"):
         split(questions, clips, {"a": 0.5, "b": 0.5})
+
+
+def test_recordings_that_hold_near_duplicates_stay_together() -> None:
+    questions, clips = data([2] * 10)
+    look = ["".join(f"{random.Random(10 * k + n).getrandbits(63):016x}" for n in range(4)) for k in range(20)]
+    marked = {
+        digest: clip.model_copy(update={"fingerprint": look[number]})
+        for number, (digest, clip) in enumerate(sorted(clips.items()))
+    }
+    first, last = min(marked), max(marked)
+    marked[last] = marked[last].model_copy(update={"fingerprint": marked[first].fingerprint})
+    group = joined(by_recording, marked.values())
+    assert group(marked[first]) == group(marked[last])
+    assert len({group(clip) for clip in marked.values()}) == 9
+    dealt = split(questions, marked, {"a": 0.5, "b": 0.5}, group=group)
+    sides = {marked[q.clip].recording: name for name, rows in dealt.items() for q in rows}
+    assert sides[marked[first].recording] == sides[marked[last].recording]
