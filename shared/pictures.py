@@ -28,6 +28,7 @@ from shared.timeline import SLACK, Timeline, read_timeline
 
 log = logging.getLogger(__name__)
 
+ONE_THREAD = 30_000_000  #: pixels; a clip of fewer is decoded before a second thread is under way
 CORRUPT_SHARE = 0.1  #: share of the sampled frames that may carry the decoder's mark "corrupt"
 NEVER_REORDERED = ("mjpeg", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "vp8")  #: codecs without B-frames
 AVI_REORDER = 8  #: AVI has no display times: the decoder's order is right, its stamps are shuffled this far
@@ -66,7 +67,11 @@ class Source:
 @contextmanager
 def read(path: Path, limits: MediaLimits | None, threads: int) -> Iterator[Source]:
     with opened(path, limits or MediaLimits(), threads) as clip, clip.stream() as (container, stream):
-        yield Source(clip, stream, read_timeline(clip, container, stream))
+        timeline = read_timeline(clip, container, stream)
+        context = stream.codec_context
+        if len(timeline.packets) * context.width * context.height < ONE_THREAD:
+            context.thread_count = clip.threads = 1
+        yield Source(clip, stream, timeline)
 
 
 def _decode(clip: OpenClip, stream: VideoStream, packet: Coded[Any] | None) -> Iterator[VideoFrame]:
