@@ -18,6 +18,8 @@ from shared.machine import vllm_lacks
 ROOT = Path(__file__).resolve().parents[1]
 SANDBOX_KEY = "sandbox"  #: for the sandbox's teacher, who lets everyone in
 _BYTES = 24
+_RANDOM = ("redis_password", "roadqa_s3_secret_key", "roadqa_store_root_password", "roadqa_serve_api_key",
+           "grafana_password")  # fmt: skip
 _NOBODY = 10001  #: the containers' own user
 
 
@@ -28,8 +30,7 @@ def write(folder: Path, env: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    made = [_write(folder / name, secrets.token_urlsafe(_BYTES)) for name in
-            ("redis_password", "roadqa_s3_secret_key", "roadqa_store_root_password", "roadqa_serve_api_key", "grafana_password")]  # fmt: skip
+    made = [_write(folder / name, secrets.token_urlsafe(_BYTES)) for name in _RANDOM]
     made += [_write(folder / "roadqa_s3_access_key", "roadqa"), _write(folder / "roadqa_store_root_user", "admin"),
              _write(folder / "roadqa_gemini_api_key", SANDBOX_KEY)]  # fmt: skip
     url = f"redis://:{(folder / 'redis_password').read_text()}@redis:6379/0"
