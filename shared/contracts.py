@@ -95,7 +95,7 @@ Source = Literal["human", "teacher", "augmented"]
 class Portion(Recipe):
     """How much of a source goes into a training mix."""
 
-    weight: float = Field(1.0, gt=0, le=100)  #: times that its rows come in an epoch; 0.5: half of them, others each time
+    weight: float = Field(1.0, gt=0, le=100)  #: times that its rows come in an epoch; 0.5: half, others each time
     cap: int | None = Field(None, ge=1)  #: rows of it at most, drawn by the seed
 
 

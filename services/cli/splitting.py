@@ -24,9 +24,7 @@ from shared.store import Store, store
 @click.argument("name")
 @click.option("--into", "shares", required=True, multiple=True, metavar="NAME=SHARE",
               help="A split and its share of the questions; they add up to 1. Stored as DATASET-NAME.")  # fmt: skip
-@click.option(
-    "--pattern", help="Regular expression whose first group in a clip's name names its recording."
-)
+@click.option("--pattern", help="Regular expression whose first group in a clip's name names its recording.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(name: str, shares: tuple[str, ...], pattern: str | None, seed: int, as_json: bool) -> None:

@@ -151,7 +151,7 @@ class Oracle:
         number = _NUMBER.search(asked.prompt)
         rates = self._options.rates
         if "same" in wanted and number and len(blocks) == 2:
-            said = compare(*blocks, int(number[1]) - 1, rates.verify_error, draw)
+            said = compare(blocks[0], blocks[1], int(number[1]) - 1, rates.verify_error, draw)
         elif wanted <= {"question", "situation", "choices"} and len(blocks) == 1:
             said = rewrite(*blocks[0], wanted, rates.slips, draw)
         else:

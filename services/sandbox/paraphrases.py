@@ -172,7 +172,7 @@ def rewrite(
         asked = draw.choice(QUESTIONS[_TAKEN_FOR[kind]][language])
     elif slip:
         asked = f"{_TURNED_ROUND[language]} {asked}"
-    return {"question": asked} | ({"situation": draw.choice(SCENARIOS[language])} if "situation" in wanted else {})
+    return {"question": asked, **({"situation": draw.choice(SCENARIOS[language])} if "situation" in wanted else {})}
 
 
 def _slipped(said: list[str], draw: random.Random) -> list[str]:
