@@ -19,7 +19,7 @@ from shared.fingerprint import hashes_of
 from shared.schema import Clip
 
 NEAR = 7.0  #: bits of 63 in which the frames of near-duplicates differ on average
-SAME = 3.0  #: so near that nothing but the same scene was ever found: what leaks are told by
+SAME = 3.0  #: what leaks are told by: at 2 bits none of 3,120 pairs of other recordings was found, at 4 bits four
 BANDS, BAND_BITS = 3, 21
 NEIGHBOURS = 16
 
