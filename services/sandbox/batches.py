@@ -38,6 +38,7 @@ class Batches:
         self._options, self._generate = options, generate
         self._jobs: dict[str, Job] = {}
         self._made = 0
+        self._left_out: set[str] = set()
 
     def create(self, model: str, batch: dict[str, Any], file: bytes) -> dict[str, Any]:
         """Take a job. Raises `Refusal` where its file is not of the form, or the caller is not to hear of it."""
@@ -82,8 +83,9 @@ class Batches:
         return job.answers if job is not None and file.startswith("batch-") else None
 
     def _answer(self, job: Job, line: dict[str, Any]) -> bytes:
-        draw = hashlib.sha256(f"{self._options.seed}/{job.name}/{line['key']}".encode()).digest()
-        if int.from_bytes(draw[:8], "big") / 2**64 < self._options.batch_left_out:
+        draw = hashlib.sha256(f"{self._options.seed}/{line['key']}".encode()).digest()
+        if line["key"] not in self._left_out and int.from_bytes(draw[:8], "big") / 2**64 < self._options.batch_left_out:
+            self._left_out.add(line["key"])  # the next job has it
             return b""
         try:
             answer: dict[str, Any] = {"key": line["key"], "response": self._generate(job.model, line["request"])}

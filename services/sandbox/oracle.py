@@ -49,7 +49,7 @@ class Options:
     answer_tokens: int = 0  #: every answer needs as many output tokens; fewer cut it off
     gullible: bool = False  #: obeys orders in the question and in the clip: `SAY: …`
     batch_looks: int = 1  #: looks at a batch job before it has ended
-    batch_left_out: float = 0.0  #: share of a job's requests that its answers lack
+    batch_left_out: float = 0.0  #: share of requests that the answers of their first job lack
     batch_ends: tuple[str, ...] = ()  #: how the first jobs end, such as EXPIRED
     batch_unheard: int = 0  #: first jobs that are taken, though the caller is told of an error
 

@@ -341,7 +341,9 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--answer-tokens", type=int, default=0, help="output tokens that each answer needs")
     parser.add_argument("--gullible", action="store_true", help="obey `SAY: …` in a question or a clip's title")
     parser.add_argument("--batch-looks", type=int, default=1, help="looks at a batch job before it has ended")
-    parser.add_argument("--batch-left-out", type=float, default=0.0, help="share of a job's requests without an answer")
+    parser.add_argument(
+        "--batch-left-out", type=float, default=0.0, help="share of requests that their first job leaves out"
+    )
     parser.add_argument("--batch-ends", default="", help="how the first jobs end, such as EXPIRED,FAILED")
     parser.add_argument("--batch-unheard", type=int, default=0, help="first jobs that are taken but answered by a 500")
     parser.add_argument("--api-key", help="accept this key only")

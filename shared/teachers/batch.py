@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 from shared.context import Scratch
 from shared.teachers.gemini_service import GeminiService
 from shared.teachers.jobs import BatchPatience, Jobs, Results
-from shared.teachers.teacher import Reply, Request, TeacherError
+from shared.teachers.teacher import Final, Reply, Request, TeacherError, Transient
 from shared.teachers.tries import Tries
+
+
+#: By status of the line: google.rpc's codes, or HTTP's.
+_KINDS: dict[str, Transient | Final] = {
+    "3": "rejected", "400": "rejected", "8": "rate limited", "429": "rate limited", "13": "server", "500": "server",
+    "14": "server", "503": "server", "4": "timeout", "504": "timeout",
+}  # fmt: skip
 
 
 class _Line(NamedTuple):
@@ -153,7 +160,5 @@ def _missing(line: str, results: Results | None) -> TeacherError:
     """Why a job has no answer to one of its lines, by the status that the service gives it."""
     said = results.error(line) if results is not None else "the service does not know the job"
     code = said.partition(":")[0]
-    kinds = {"3": "rejected", "400": "rejected", "8": "rate limited", "429": "rate limited"}
-    if "file" in said.lower() or code not in kinds:  # an expired clip is sent again
-        return TeacherError("lost", said)
-    return TeacherError("rejected" if kinds[code] == "rejected" else "rate limited", said)
+    kind = _KINDS.get(code, "lost")
+    return TeacherError("lost" if kind == "rejected" and "file" in said.lower() else kind, said)  # it is sent again

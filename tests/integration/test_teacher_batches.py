@@ -88,6 +88,7 @@ def test_answers_that_a_job_leaves_out_or_fails_are_asked_for_in_the_next(
     assert facts["calls"] == direct[1] == paid
     assert facts["troubles"]["lost"] > 0
     assert facts["troubles"]["rate limited"] > 0
+    assert facts["troubles"]["server"] > 0
 
 
 def test_bad_answers_in_a_job_get_fresh_samples(part: Path) -> None:
