@@ -15,7 +15,6 @@ from shared.teachers.jobs import BatchPatience, Jobs, Results
 from shared.teachers.teacher import Final, Reply, Request, TeacherError, Transient
 from shared.teachers.tries import Tries
 
-
 #: By status of the line: google.rpc's codes, or HTTP's.
 _KINDS: dict[str, Transient | Final] = {
     "3": "rejected", "400": "rejected", "8": "rate limited", "429": "rate limited", "13": "server", "500": "server",
