@@ -55,7 +55,8 @@ def read_timeline(clip: OpenClip, container: InputContainer, stream: VideoStream
     ends: dict[int, int] = {}  # of each stream, in its own time base
     read_bytes, whole = 0, True
     nature = nature_of(clip.codec, stream.codec_context.extradata)
-    for packet in container.demux():
+    # Where the stream tells its length, the others' ends are not asked for, and their packets cost nothing.
+    for packet in container.demux() if stream.duration is None else container.demux(stream):
         clip.check_clock()
         mine = packet.stream_index == stream.index
         if mine and packet.size:
