@@ -197,6 +197,14 @@ def test_a_clip_without_a_fingerprint_is_alone() -> None:
     assert groups([]) == {}
 
 
+def test_a_clip_stored_before_there_were_fingerprints_is_still_read(originals: list[Clip]) -> None:
+    new = ("rotation", "variable", "audio", "fingerprint")
+    before = {name: value for name, value in originals[0].model_dump().items() if name not in new}
+    read = Clip.model_validate(before)
+    assert (read.rotation, read.variable, read.audio, read.fingerprint) == (None, None, None, "")
+    assert read.digest == originals[0].digest
+
+
 def test_a_long_clip_is_known_by_its_first_minutes() -> None:
     fingerprint = Fingerprint()
     picture = av.VideoFrame.from_ndarray(np.eye(64, dtype=np.uint8) * 200, format="gray")
