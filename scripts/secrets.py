@@ -32,7 +32,8 @@ def write(folder: Path, env: Path) -> list[Path]:
     folder.chmod(0o700)
     made = [_write(folder / name, secrets.token_urlsafe(_BYTES)) for name in _RANDOM]
     made += [_write(folder / "roadqa_s3_access_key", "roadqa"), _write(folder / "roadqa_store_root_user", "admin"),
-             _write(folder / "roadqa_gemini_api_key", SANDBOX_KEY)]  # fmt: skip
+             _write(folder / "roadqa_gemini_api_key", SANDBOX_KEY),
+             _write(folder / "roadqa_openai_api_key", "")]  # fmt: skip
     url = f"redis://:{(folder / 'redis_password').read_text()}@redis:6379/0"
     if made[0] is not None:
         (folder / "roadqa_redis_url").unlink(missing_ok=True)

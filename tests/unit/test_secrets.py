@@ -35,7 +35,10 @@ def test_no_two_machines_share_a_password(made: Path, tmp_path_factory: pytest.T
     secrets.write(other / "secrets", other / ".env")
     first, second = contents(made / "secrets"), contents(other / "secrets")
     same = {name for name in first if first[name] == second[name]}
-    assert same == {"roadqa_s3_access_key", "roadqa_store_root_user", "roadqa_gemini_api_key"}
+    assert same == {
+        "roadqa_s3_access_key", "roadqa_store_root_user", "roadqa_gemini_api_key", "roadqa_openai_api_key",
+    }  # fmt: skip
+    assert not first["roadqa_openai_api_key"]
     assert first["roadqa_gemini_api_key"] == stack.SANDBOX_KEY
     assert all(len(first[name]) >= 32 for name in first.keys() - same)
 

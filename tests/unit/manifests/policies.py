@@ -193,9 +193,12 @@ def _secret_items(pod: Pod) -> Iterator[dict[str, str]]:
             yield from source.get("secret", {}).get("items", [])
 
 
+TEACHERS_KEYS = ("roadqa_gemini_api_key", "roadqa_openai_api_key")
+
+
 def key_for_teachers_only(docs: list[Document]) -> Iterator[str]:
     for pod in pods(docs):
-        taken = any(item["key"] == "roadqa_gemini_api_key" for item in _secret_items(pod))
+        taken = any(item["key"] in TEACHERS_KEYS for item in _secret_items(pod))
         if taken and pod.name not in ("Deployment/labeler", "Deployment/augmenter"):
             yield f"{pod.name}: has the teacher's key"
 
