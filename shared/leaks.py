@@ -25,6 +25,8 @@ def find(
     given: set[str] = set()
     taught: set[str] = set()
     for row in seen:
+        if row.answer is None:  # the trainer leaves it out
+            continue
         known = _known_by(row.clip, seen_clips, like)
         (taught if _taught(row.origin) else given).update(known)
     asked = [_known_by(question.clip, clips, like) for question in questions]

@@ -18,7 +18,8 @@ def check(store: Store, plan: Plan) -> None:
     """
     if plan.test is None:
         return
-    questions, clips = read_rows(store, plan.datasets[plan.test])
+    rows, clips = read_rows(store, plan.datasets[plan.test])
+    questions = [question for question in rows if question.answer is not None]  # the others are not scored
     nodes = {node.name: node for node in plan.nodes}
     known: dict[tuple[Source, ...], leaks.Leaks] = {}
     for row in plan.rows:
@@ -33,7 +34,8 @@ def check(store: Store, plan: Plan) -> None:
             raise UsageError(
                 f"report.rows.{row.name}: trained on {len(recordings)} recordings of the test {plan.test!r}"
                 f" ({len(found)} of its {len(questions)} questions; the first is {recordings[0]!r}): take them out of"
-                " the training data (`roadqa datasets split`), or set `leaks: mark` under `report:`"
+                " the training data (`roadqa datasets split`), say in a `recording` column what belongs together where"
+                " file names mislead, or set `leaks: mark` under `report:`"
             )
 
 
@@ -42,7 +44,8 @@ def _rows(store: Store, plan: Plan, sources: Iterable[Source]) -> tuple[list[Que
     clips: dict[str, Clip] = {}
     for artifact, labelled in _artifacts(plan, sources, False):
         rows, more = read_rows(store, (artifact,))
-        questions += map(_by_teacher, rows) if labelled else rows
+        # a label step hands on what it answered, and leaves out what people have
+        questions += [_by_teacher(row) for row in rows if row.answer is None] if labelled else rows
         clips |= more
     return questions, clips
 
@@ -59,6 +62,5 @@ def _artifacts(plan: Plan, sources: Iterable[Source], labelled: bool) -> Iterato
 
 
 def _by_teacher(question: Question) -> Question:
-    if question.answer is not None:
-        return question
-    return question.model_copy(update={"origin": question.origin.model_copy(update={"answer": "teacher"})})
+    """The row as the label step would hand it on, whatever it answers."""
+    return question.model_copy(update={"answer": 0, "origin": question.origin.model_copy(update={"answer": "teacher"})})

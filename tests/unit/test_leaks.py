@@ -39,8 +39,8 @@ def leaks(test: Clip, seen: Clip, origin: Origin = HUMAN) -> tuple[bool, bool]:
     [
         (clip(1, "elsewhere"), True),
         (clip(2, "r"), True),
-        (clip(2, "elsewhere", look(7, flipped=2)), True),
-        (clip(2, "elsewhere", look(7, flipped=5)), False),
+        (clip(2, "elsewhere", look(7, flipped=1)), True),
+        (clip(2, "elsewhere", look(7, flipped=3)), False),
         (clip(2, "elsewhere", look(8)), False),
         (clip(2, "elsewhere"), False),
     ],
@@ -59,3 +59,9 @@ def test_a_persons_answer_beside_the_teachers_makes_it_a_leak() -> None:
     test, seen = clip(1, "r"), clip(2, "r")
     found = find([row(test)], {test.digest: test}, [row(seen, TAUGHT), row(seen)], {seen.digest: seen})
     assert (found.leaked, found.transductive) == ([True], [False])
+
+
+def test_a_row_without_an_answer_is_not_trained_on() -> None:
+    test, seen = clip(1, "r"), clip(2, "r")
+    open_row = row(seen).model_copy(update={"answer": None})
+    assert find([row(test)], {test.digest: test}, [open_row], {seen.digest: seen}).leaked == [False]
