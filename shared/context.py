@@ -39,15 +39,18 @@ class Scratch(Protocol):
 class Purse(Protocol):
     """What requests that cost money are paid from. Amounts are US dollars."""
 
-    def reserve(self, usd: float) -> None:
-        """Set aside what a request is expected to cost, before it is made.
+    def reserve(self, usd: float | None) -> bool:
+        """Set aside what a request is expected to cost, before it is made; None where its price is not known.
+
+        Returns:
+            False where what others have reserved must settle first: try again in a moment.
 
         Raises:
             LimitReachedError: the run may spend no more (`shared/errors.py`).
         """
         ...
 
-    def settle(self, reserved: float, usd: float) -> None:
+    def settle(self, reserved: float | None, usd: float) -> None:
         """Pay what it did cost, and give back what was reserved."""
         ...
 
@@ -127,18 +130,22 @@ class LocalPurse:
     """A purse for one process alone."""
 
     def __init__(self, limit: float | None = None) -> None:
-        self.limit, self.spent = limit, 0.0  #: US dollars
+        self.limit, self.spent, self._reserved = limit, 0.0, 0.0  #: US dollars
         self._lock = threading.Lock()
 
-    def reserve(self, usd: float) -> None:
+    def reserve(self, usd: float | None) -> bool:
         with self._lock:
-            if self.limit is not None and self.spent + usd > self.limit:
+            if self.limit is not None and self.spent + (usd or 0.0) > self.limit:
                 raise LimitReachedError(f"the limit of ${self.limit:g} is reached: ${self.spent:.4f} are spent")
-            self.spent += usd
+            if self.limit is not None and self.spent + self._reserved + (usd or 0.0) > self.limit:
+                return False
+            self._reserved += usd or 0.0
+            return True
 
-    def settle(self, reserved: float, usd: float) -> None:
+    def settle(self, reserved: float | None, usd: float) -> None:
         with self._lock:
-            self.spent += usd - reserved
+            self.spent += usd
+            self._reserved -= reserved or 0.0
 
 
 class LocalContext:

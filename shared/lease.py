@@ -5,7 +5,7 @@ Keys (every one has a TTL but `epoch`):
     offer:<task>     a message for this task is out
     stop:<task>      nobody wants this task any more
     progress:<task>  how far the owner is (JSON)
-    spent:<run>      US dollars spent and reserved, where a run has a limit
+    spent:<run>      what each attempt has paid and reserved for its teacher, in US dollars, and when it said so
     dirty            list that wakes the conductor
     teacher:hold:<server>                    a teacher's server asked for a pause: nothing starts until it ends
     teacher:v1:gcra:requests|tokens:<server>  when the next request or token at it is due (`shared/teachers/limit.py`)
@@ -14,11 +14,12 @@ Keys (every one has a TTL but `epoch`):
 """
 
 import json
+import math
 import threading
 import uuid
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -38,17 +39,42 @@ if owner and owner ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
-#: Sets money aside: 1 done, 0 over the limit, -1 where the sum is not known.
-_RESERVE = """
-local spent = redis.call('GET', KEYS[1])
-if not spent then return -1 end
-if tonumber(spent) + tonumber(ARGV[1]) > tonumber(ARGV[2]) then return 0 end
-redis.call('INCRBYFLOAT', KEYS[1], ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-return 1
+#: Says what an owner has paid and reserved, and reserves more where there is room; answers whether there was, how many
+#: others there are, and their sums. What the others have reserved counts only while they say it: one that was killed
+#: reserves nothing.
+_SAY_SPENDING = """
+local now, owners, paid, reserved = tonumber(redis.call('TIME')[1]), 0, 0, 0
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if all[i] ~= ARGV[1] then
+    local p, r, t = string.match(all[i + 1], '(%S+) (%S+) (%S+)')
+    owners, paid = owners + 1, paid + tonumber(p)
+    if now - tonumber(t) <= tonumber(ARGV[7]) then reserved = reserved + tonumber(r) end
+  end
+end
+local mine, more = tonumber(ARGV[3]), tonumber(ARGV[4])
+local fits = tonumber(ARGV[2]) + mine + more + paid + reserved <= tonumber(ARGV[5])
+if fits then mine = mine + more end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. string.format('%.17g', mine) .. ' ' .. now)
+redis.call('EXPIRE', KEYS[1], ARGV[6])
+return {fits and 1 or 0, owners, tostring(paid)}
 """
-_SETTLE = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('INCRBYFLOAT', KEYS[1], ARGV[1]) end"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end"
+
+
+class Spending(NamedTuple):
+    """US dollars of one owner."""
+
+    paid: float
+    reserved: float
+
+
+class Others(NamedTuple):
+    """The owners beside one."""
+
+    fits: bool  #: what the one wanted to reserve is reserved
+    owners: int
+    paid: float  #: US dollars
 
 
 class Board:
@@ -74,8 +100,7 @@ class Board:
             ) from None
         self._renew = self.redis.register_script(_RENEW)
         self._release = self.redis.register_script(_RELEASE)
-        self._reserve = self.redis.register_script(_RESERVE)
-        self._settle = self.redis.register_script(_SETTLE)
+        self._say_spending = self.redis.register_script(_SAY_SPENDING)
 
     def ping(self) -> None:
         """Raises BrokerError with what to do."""
@@ -145,22 +170,17 @@ class Board:
 
     # --- money -----------------------------------------------------------------------------------
 
-    def reserve(self, run: str, usd: float, limit: float) -> bool | None:
-        """Set `usd` aside; False where that passes the limit, None where the sum is not known: `seed_spent`."""
-        answer = int(self._reserve(keys=[f"spent:{run}"], args=[usd, limit, _SPENT_SECONDS]))
-        return None if answer < 0 else bool(answer)
+    def say_spending(self, run: str, owner: str, mine: Spending, more: float = 0.0, room: float = math.inf) -> Others:
+        """Say what this owner has paid and reserved for a run, and reserve `more` if all of it stays within `room`."""
+        ends = [_SPENT_SECONDS, int(self._config.lease_seconds * 2)]
+        sums = [repr(mine.paid), repr(mine.reserved), repr(more), "1e300" if room == math.inf else repr(room)]
+        fits, owners, paid = self._say_spending(keys=[f"spent:{run}"], args=[owner, *sums, *ends])
+        return Others(bool(fits), int(owners), float(paid))
 
-    def settle(self, run: str, usd: float) -> None:
-        """Correct the sum by `usd`, which is negative where less was paid than reserved."""
-        self._settle(keys=[f"spent:{run}"], args=[usd])
-
-    def seed_spent(self, run: str, usd: float) -> None:
-        """Say what has been spent, unless another worker did."""
-        self.redis.set(f"spent:{run}", usd, nx=True, ex=_SPENT_SECONDS)
-
-    def forget_spent(self, run: str) -> None:
-        """Let the sum be made anew from the store."""
-        self.redis.delete(f"spent:{run}")
+    def spending(self, run: str) -> dict[str, float]:
+        """US dollars paid by owner, as far as Redis knows."""
+        found = cast(dict[str, str], self.redis.hgetall(f"spent:{run}"))
+        return {owner: float(text.split()[0]) for owner, text in found.items()}
 
     # --- waking the conductor ----------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ fan-out input. A task's key is `<recipe hash>/<input hash>`, so equal work has o
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -214,7 +214,9 @@ class Runs:
         return float(changed) if changed is not None else self.plan(run).limits.teacher_usd
 
     def set_limit(self, run: str, usd: float) -> None:
+        """Change the limit, and let a paused run try again."""
         self._store.write(f"runs/{run}/limit", repr(usd).encode())
+        self._store.delete(f"runs/{run}/paused")
 
     def pause(self, run: str, limit: float) -> None:
         self._store.write(f"runs/{run}/paused", Paused(limit=limit).model_dump_json().encode())
@@ -227,12 +229,13 @@ class Runs:
         limit = self.limit(run)
         return limit is not None and limit <= Paused.model_validate_json(found).limit
 
-    def spent(self, run: str, state: RunState | None = None) -> float:
-        """US dollars that the run's tasks have cost, whichever run asked for them first."""
-        nodes = [n for n in (state or self.state(run)).nodes if STAGES[n.node.stage].costs(n.node.recipe)]
+    def spent(self, run: str, without: Container[str] = ()) -> float:
+        """US dollars that the run's tasks have cost, whichever run asked for them first; `without` some owners'."""
+        nodes = [n for n in self.state(run).nodes if STAGES[n.node.stage].costs(n.node.recipe)]
         tasks = {task.key: n.node.recipe_hash for n in nodes for task in n.tasks or ()}
         names = {name for recipe in set(tasks.values()) for name in self._store.keys(f"spent/{recipe}/")}
-        wanted = [name for name in names if name.removeprefix("spent/").rsplit("/", 1)[0] in tasks]
+        parts = {name: name.removeprefix("spent/").rsplit("/", 1) for name in names}
+        wanted = [name for name, (task, owner) in parts.items() if task in tasks and owner not in without]
         return sum(float(json.loads(self._store.read(name))["usd"]) for name in wanted)
 
     def keep_spent(self, task: str, owner: str, usd: float) -> None:

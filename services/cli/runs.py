@@ -14,7 +14,7 @@ from services.cli.data import Progress, resolve_data, resolve_model
 from services.cli.estimate import check_limit
 from shared.errors import UsageError
 from shared.lease import Board
-from shared.pipeline import Pipeline, Plan, make_plan, parse_pipeline
+from shared.pipeline import Limits, Pipeline, Plan, make_plan, parse_pipeline
 from shared.run import NodeState, Runs, RunState, made
 from shared.schema import Frozen
 from shared.settings import settings
@@ -169,12 +169,10 @@ def set_limit(store: Store, board: Board, run: str, usd: float) -> float:
     runs = Runs(store)
     if ended := runs.ended(run):
         raise UsageError(f"run {run} has ended: {ended}")
+    plan = runs.plan(run)
+    check_limit(plan.model_copy(update={"limits": Limits(teacher_usd=usd)}))
     spent = runs.spent(run)
     runs.set_limit(run, usd)
-    try:
-        board.forget_spent(run)
-    except redis.RedisError as error:
-        log.warning("Redis does not answer (%s); its sum is made anew when it expires", type(error).__name__)
     _wake(board, run)
     return spent
 

@@ -78,8 +78,9 @@ def _by_pattern(pattern: str) -> Group:
 
     def recording(clip: Clip) -> str:
         match = compiled.search(clip.name)
-        if match is None:
+        name = match and (match[1] if compiled.groups else match[0])
+        if not name:
             raise UsageError(f"--pattern: {pattern!r} does not match clip {clip.name!r}")
-        return match[1] if compiled.groups else match[0]
+        return name
 
     return recording

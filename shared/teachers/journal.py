@@ -6,16 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from shared.context import LocalPurse, Purse, Scratch
-from shared.errors import Stopped
+from shared.errors import InputError, Stopped
 from shared.prices import expected_tokens, prices
 from shared.schema import Frozen
 from shared.teachers.crew import PUT_DOWN
 from shared.teachers.teacher import UNPAID, Request, Teacher, TeacherError, Usage
 
 PREFIX = "journal/"
+WAIT_S = 0.2  #: between two tries of a purse in which others must settle first
 
 
 class Entry(Frozen):
@@ -103,27 +104,33 @@ class Journal:
 
     async def _read(self, name: str) -> Entry | None:
         data = await asyncio.to_thread(self._scratch.get, name)
-        return None if data is None else Entry.model_validate_json(data)
+        try:
+            return None if data is None else Entry.model_validate_json(data)
+        except ValidationError as error:
+            raise InputError(f"scratch {name} is damaged: delete it, and its request is made again") from error
 
     async def _ask(self, request: Request, clip: Path | None) -> Entry:
         reserved = self._expected(request)
-        await asyncio.to_thread(self._purse.reserve, reserved)
-        paid = 0.0
+        while not await asyncio.to_thread(self._purse.reserve, reserved):
+            await asyncio.sleep(WAIT_S)
+            if self._stopping():
+                raise Stopped(PUT_DOWN)
+        paid = reserved or 0.0  # cancelled on its way, it may be billed all the same
         try:
             entry = await self._answer(request, clip)
             paid = entry.usd or 0.0
+            self._dearest = max(self._dearest, paid)
         except TeacherError as error:
             paid = self._usd(request, error.usage) or 0.0
             raise
         finally:
-            self._dearest = max(self._dearest, paid)
-            await asyncio.to_thread(self._purse.settle, reserved, paid)
+            self._purse.settle(reserved, paid)
         return entry
 
-    def _expected(self, request: Request) -> float:
+    def _expected(self, request: Request) -> float | None:
         """What the request may cost: as much as the dearest so far, or what is to be expected of it."""
-        tokens = expected_tokens(request.seconds, request.teacher, len(request.prompt))
-        return max(self._dearest, self._usd(request, Usage(*tokens)) or 0.0)
+        expected = self._usd(request, Usage(*expected_tokens(request.seconds, request.teacher, len(request.prompt))))
+        return None if expected is None else max(self._dearest, expected)
 
     def _usd(self, request: Request, usage: Usage) -> float | None:
         model, tokens = request.teacher.model, (usage.tokens_in, usage.tokens_out, usage.tokens_cached)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,7 +52,8 @@ class TeacherError(RoadQAError):
         super().__init__(f"the teacher gave no answer ({kind}): {message}")
         self.kind = kind
         self.message = message
-        self.retry_after = retry_after  #: seconds the service asked to wait
+        #: Seconds the service asked to wait; None where it said none, or nothing that is a wait.
+        self.retry_after = retry_after if retry_after is not None and 0 < retry_after < math.inf else None
         self.usage = Usage()
         self.reply: Reply | None = None  #: an answer that fits, though something about it is wrong
 

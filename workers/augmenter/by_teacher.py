@@ -98,7 +98,7 @@ class _Run:
         Raises:
             TeacherOutageError: the service failed for too many requests.
         """
-        if self._lost > OUTAGE_SHARE * self._asked:
+        if self._lost > max(1, OUTAGE_SHARE * self._asked):
             raise TeacherOutageError(
                 f"the teacher did not answer {self._lost} of {self._asked} requests; the answers so far are kept: try"
                 " again once the service answers, or lower ROADQA_TEACHER_IN_FLIGHT"
@@ -188,7 +188,7 @@ class _Run:
         try:
             entry = await self._journal.ask(request, None)
         except TeacherError as error:
-            self._lost += 1
+            self._lost += error.transient
             self._count(error.kind)
             self.crew.unanswered(error)
             return None

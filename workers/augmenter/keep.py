@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
+from shared.choices import fixed_places, speaks_by_letter
 from shared.schema import Question
 
 _CLASSES: dict[str, str] = {
@@ -75,6 +76,11 @@ def objection(parent: Question, child: Question, others: Iterable[Question] = ()
         return "nothing left of a text"
     if any(after and not before for before, after in pairs):
         return "empty choice filled"
+    before, after = ([choice.text for choice in question.choices] for question in (parent, child))
+    if fixed_places(before) != fixed_places(after) or (
+        speaks_by_letter(before) and _letters(before) != _letters(after)
+    ):
+        return "a choice speaks of others otherwise"
     if weight(parent.text) != weight(child.text):
         return "question lost or gained a protected word"
     if any(weight(before) != weight(after) for before, after in pairs):
@@ -90,6 +96,11 @@ def objection(parent: Question, child: Question, others: Iterable[Question] = ()
     if any(likeness(child, other) >= TOO_LIKE for other in (parent, *others)):
         return "too like another"
     return None
+
+
+def _letters(texts: Iterable[str]) -> list[list[str]]:
+    """The capitals that stand alone in each text: they name choices."""
+    return [re.findall(r"\b[A-H]\b", text) for text in texts]
 
 
 def _stands_out(changed: list[bool], answer: int | None) -> bool:

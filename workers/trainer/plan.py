@@ -60,7 +60,10 @@ class Plan(NamedTuple):
         for name in _SOURCES:
             rows = [place for place, question in enumerate(self.questions) if source(question) == name]
             whole, rest = divmod(self.mix.get(name, Portion()).weight, 1)
-            shares.append((rows, int(whole), round(rest * len(rows))))
+            some = round(rest * len(rows))
+            shares.append(
+                (rows, int(whole), max(some, 1) if rows and not whole else some)
+            )  # no source is left out wholly
         return shares
 
 

@@ -196,3 +196,13 @@ def test_real_questions_get_variations() -> None:
     rows = json.loads((REAL / "train" / "train.json").read_text(encoding="utf-8"))["data"]
     questions = [ask(row["question"], *(c.split(".", 1)[1].strip() for c in row["choices"])) for row in rows]
     assert all(vary(question, 1) for question in questions)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("All of the above", "All of the previous ones"), ("Both A and B", "Both A and D")]
+)
+def test_a_choice_that_speaks_of_others_may_not_come_to_speak_of_something_else(before: str, after: str) -> None:
+    parent = ask("What is on the road?", "A car", "A lorry", "A bus", before)
+    said = (*parent.choices[:3], parent.choices[3].model_copy(update={"text": after}))
+    child = parent.model_copy(update={"text": "Tell what is to be seen on the road.", "choices": said})
+    assert objection(parent, child) == "a choice speaks of others otherwise"

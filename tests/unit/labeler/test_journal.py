@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from shared.context import FolderScratch, LocalPurse
 from shared.contracts import TeacherRecipe
-from shared.errors import LimitReachedError, Stopped
+from shared.errors import InputError, LimitReachedError, Stopped
 from shared.prices import prices
 from shared.teachers import Journal, Reply, Request, TeacherError, Usage
 
@@ -137,37 +137,60 @@ def dear(slot: int = 0) -> Request:
 
 
 def test_the_limit_is_not_passed_by_requests_in_flight_together(tmp_path: Path) -> None:
-    """Each is reserved at what it is expected to cost, though it turns out to be cheap."""
+    """Each is reserved at what it is expected to cost; the others wait until those have settled for less."""
     expected = prices().usd("gemini-2.5-pro", 20 * 258 + 1, 600)
     assert expected is not None
     purse = LocalPurse(limit=2.5 * expected)
-    refused: list[LimitReachedError] = []
+    under_way: list[int] = []
 
-    class Waiting(Counting):
+    class Watched(Counting):
         async def ask(self, request: Request, clip: Path | None) -> Reply:
-            while len(refused) < 7:  # until all the others have tried
-                await asyncio.sleep(0.001)
-            return await super().ask(request, clip)
+            under_way.append(1 + (under_way[-1] if under_way else 0))
+            await asyncio.sleep(0.02)
+            reply = await super().ask(request, clip)
+            under_way.append(under_way[-1] - 1)
+            return reply
 
-    teacher = Waiting()
+    teacher = Watched()
 
-    async def one(journal: Journal, slot: int) -> Any:
-        try:
-            return await journal.ask(dear(slot), None)
-        except LimitReachedError as error:
-            refused.append(error)
-            return error
-
-    async def run() -> list[Any]:
+    async def run() -> None:
         journal = Journal(FolderScratch(tmp_path), teacher, purse=purse)
-        return list(await asyncio.gather(*(one(journal, slot) for slot in range(9))))
+        await asyncio.gather(*(journal.ask(dear(slot), None) for slot in range(9)))
 
-    results = asyncio.run(asyncio.wait_for(run(), 30))
-    assert teacher.asked == 2
-    assert sum(isinstance(result, LimitReachedError) for result in results) == 7
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert (teacher.asked, max(under_way)) == (9, 2)
     paid = prices().usd("gemini-2.5-pro", 10, 2)
     assert paid is not None
-    assert purse.spent == pytest.approx(2 * paid)
+    assert purse.spent == pytest.approx(9 * paid)
+
+
+def test_what_is_paid_ends_it(tmp_path: Path) -> None:
+    with pytest.raises(LimitReachedError):
+        ask(tmp_path, teacher := Counting(), dear(), purse=LocalPurse(limit=0.001))
+    assert teacher.asked == 0
+
+
+def test_a_request_that_is_cancelled_on_its_way_is_taken_as_paid(tmp_path: Path) -> None:
+    purse = LocalPurse(limit=1.0)
+
+    class Silent(Counting):
+        async def ask(self, request: Request, clip: Path | None) -> Reply:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    async def run() -> None:
+        journal = Journal(FolderScratch(tmp_path), Silent(), purse=purse)
+        await asyncio.wait_for(journal.ask(dear(), None), 0.2)
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(run())
+    assert purse.spent == pytest.approx(prices().usd("gemini-2.5-pro", 20 * 258 + 1, 600))
+
+
+def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
+    FolderScratch(tmp_path).put(f"journal/{request().key}", b"{")
+    with pytest.raises(InputError, match=f"journal/{request().key} is damaged: delete it"):
+        ask(tmp_path, Counting(), request())
 
 
 def test_a_replayed_answer_costs_nothing_again(tmp_path: Path) -> None:
