@@ -94,7 +94,7 @@ def test_what_was_said_is_asked_and_paid_once(tmp_path: Path) -> None:
 def test_at_the_limit_it_ends_and_with_more_it_goes_on(tmp_path: Path) -> None:
     answered(tmp_path / "data")
     ctx = LocalContext(tmp_path / "scratch")
-    ctx.purse = LocalPurse(limit=0.1)
+    ctx.purse = LocalPurse(limit=0.03)
     with sandbox_teacher() as url:
         with pytest.raises(LimitReachedError):
             run(tmp_path, url, ctx=ctx)
