@@ -9,9 +9,7 @@ Prints a table and writes `results/augment.json`.
 """
 
 import json
-import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
@@ -21,13 +19,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.parts.telling import Telling
 from services.cli import words
 from services.sandbox.clips import scene_of
 from services.sandbox.mistakes import Rates
 from services.sandbox.paraphrases import right
 from services.sandbox.taught import sandbox_teacher, write_scene_rows
 from shared import metrics
-from shared.context import LocalContext
 from shared.contracts import AugmentRecipe, TeacherRecipe
 from shared.schema import Question, Rejected, Rows, read_jsonl, write_rows
 from shared.teachers import connect
@@ -37,23 +35,6 @@ RESULTS = Path(__file__).parent / "results" / "augment.json"
 RECORDINGS, CLIPS, PER_CLIP = 60, 4, 4
 PER_QUESTION = 2
 RATES = Rates(slips=0.15, verify_error=0.1)
-TELL_S = 5.0
-
-
-class Telling(LocalContext):
-    """Tells its progress, with rate and time left."""
-
-    def __init__(self, scratch: Path, what: str) -> None:
-        super().__init__(scratch)
-        self._what, self._began, self._told = what, time.monotonic(), time.monotonic()
-
-    def progress(self, done: float, total: float, unit: str, **facts: float | str) -> None:
-        now = time.monotonic()
-        if now - self._told >= TELL_S or done == total:
-            rate = done / (now - self._began)
-            left = words.duration(round((total - done) / rate))
-            sys.stderr.write(f"{self._what}: {done:.0f} of {total:.0f} {unit}, {rate:.1f}/s, {left} left\n")
-            self._told = now
 
 
 class Judged(NamedTuple):

@@ -26,11 +26,12 @@ from typing import Any
 
 import psutil
 
+from benchmarks.parts.telling import Telling
 from services.cli import words
 from services.cli.trust import Case, Trust, measure
 from services.sandbox.mistakes import Rates
 from services.sandbox.taught import ROOT, sandbox_teacher, write_scene_rows
-from shared.context import FolderScratch, LocalContext
+from shared.context import FolderScratch
 from shared.contracts import LabelRecipe, TeacherRecipe
 from shared.prices import prices
 from shared.schema import Label, Rows, read_jsonl
@@ -47,26 +48,9 @@ IN_FLIGHT = 16
 KILLS, KILL_RECORDINGS = 4, 10
 CALLS = 6  #: of a question's round: five votes and a verification
 LATENCY_S = 0.02  #: of the teacher that is asked by a verb about to die: so that there is something in flight
-TELL_S = 5.0  #: between two lines of progress
 
 
 # --- the verb in a process of its own --------------------------------------------------------------
-
-
-class Telling(LocalContext):
-    """Tells its progress, with rate and time left."""
-
-    def __init__(self, scratch: Path, what: str) -> None:
-        super().__init__(scratch)
-        self._what, self._began, self._told = what, time.monotonic(), time.monotonic()
-
-    def progress(self, done: float, total: float, unit: str, **facts: float | str) -> None:
-        now = time.monotonic()
-        if now - self._told >= TELL_S or done == total:
-            rate = done / (now - self._began)
-            left = words.duration(round((total - done) / rate))
-            sys.stderr.write(f"{self._what}: {done:.0f} of {total:.0f} {unit}, {rate:.1f}/s, {left} left\n")
-            self._told = now
 
 
 def work(folder: Path, url: str, what: str) -> dict[str, Any]:
