@@ -63,6 +63,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("serve")
 
 
+def _hears_ctrl_c() -> None:
+    """As from a terminal: where the tests run in the background of a shell, SIGINT is ignored by all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def served(servers: dict[str, str], folder: Path) -> Iterator[Served]:
     Store(settings_of(servers, s3_bucket="serving", cache_dir=folder / "own")).prepare()
@@ -71,7 +76,7 @@ def served(servers: dict[str, str], folder: Path) -> Iterator[Served]:
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.cli.main", "serve", MODEL, "--port", str(port)],
-            env=env, stdout=out, stderr=out, text=True,
+            env=env, stdout=out, stderr=out, text=True, preexec_fn=_hears_ctrl_c,
         )  # fmt: skip
     made = Served(process, f"http://127.0.0.1:{port}", env, log)
     try:
