@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _hears_ctrl_c() -> None:
-    """As from a terminal: where the tests run in the background of a shell, SIGINT is ignored by all that they start."""
+    """As from a terminal: in the background of a shell, all that the tests start ignores SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
