@@ -82,6 +82,7 @@ def engine() -> Iterator[Engine]:
     if _answers({}):
         yield Engine({}, standins=False)
         return
+    os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"  # where Debian keeps dockerd, iptables and chroot
     _install()
     env = {"DOCKER_HOST": f"unix://{STATE}/docker.sock", "DOCKER_CONFIG": str(DOCKER_CONFIG)}
     pid, log = STATE / "docker.pid", STATE / "dockerd.log"
