@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import redis
 
-from shared.errors import LimitReachedError, Stopped, UsageError
+from shared.errors import LimitReachedError, Stopped, StoreError, UsageError
 from shared.lease import Board, Others, Spending
 from shared.run import Runs
 
@@ -29,7 +29,8 @@ class RunPurse:
     def __init__(self, runs: Runs, board: Board, run: str, task: str, owner: str, stopping: Callable[[], bool]) -> None:
         self._runs, self._board, self._run, self._task, self._owner = runs, board, run, task, owner
         self._stopping = stopping
-        self._lock = threading.Lock()  # of the four sums alone: nobody waits for Redis or the store under it
+        self._lock = threading.Lock()  # of the sums alone: nobody waits for Redis or the store under it
+        self._saying = threading.Lock()  # one at a time says where this owner stands, lest an older word come last
         self._paid, self._reserved, self._kept = 0.0, 0.0, 0.0
         self._used = False
         self._limit: float | None = None
@@ -62,7 +63,8 @@ class RunPurse:
             if self._stopping():
                 raise Stopped("asked to stop before it was paid for")
             try:
-                return self._reserve(usd)
+                with self._saying:
+                    return self._reserve(usd)
             except redis.RedisError as error:  # a limit that cannot be asked is no limit that holds
                 log.warning("Redis does not answer (%s): nothing is spent meanwhile", type(error).__name__)
                 self._done.wait(1.0)
@@ -78,15 +80,11 @@ class RunPurse:
         with self._lock:
             self._used = True
             mine = Spending(self._paid, self._reserved)
-            self._reserved += wanted  # whatever else is said of this owner meanwhile
-        fits = False
-        try:
-            fits = self._fits(mine, wanted)
-        finally:
-            if not fits:
-                with self._lock:
-                    self._reserved -= wanted
-        return fits
+        if not self._fits(mine, wanted):
+            return False
+        with self._lock:
+            self._reserved += wanted
+        return True
 
     def _fits(self, mine: Spending, wanted: float) -> bool:
         others = self._board.say_spending(self._run, self._owner, mine, wanted, self._room())
@@ -136,20 +134,21 @@ class RunPurse:
             self._say()
 
     def _say(self) -> None:
-        """Say in Redis and in the store where this owner stands."""
+        """Say in the store and in Redis where this owner stands."""
         with self._lock:
-            mine, kept, used = Spending(self._paid, self._reserved), self._kept, self._used
+            paid, kept, used = self._paid, self._kept, self._used
+        if paid > kept:
+            try:
+                self._runs.keep_spent(self._task, self._owner, paid)
+                self._kept = paid
+            except StoreError as error:  # kept at the next time
+                log.warning("what was paid is not kept yet: %s", error)
         if not used:
             return
-        try:
-            self._board.say_spending(self._run, self._owner, mine)
-        except redis.RedisError:  # said again in a moment
-            log.debug("Redis does not answer")
-        if mine.paid > kept:
-            try:
-                self._runs.keep_spent(self._task, self._owner, mine.paid)
-            except Exception as error:  # noqa: BLE001 - a thread; it is kept at the next time
-                log.warning("what was paid is not kept yet: %s", error)
-                return
+        with self._saying:
             with self._lock:
-                self._kept = mine.paid
+                mine = Spending(self._paid, self._reserved)
+            try:
+                self._board.say_spending(self._run, self._owner, mine)
+            except redis.RedisError as error:  # said again in a moment
+                log.warning("Redis does not answer (%s): what is spent is not told yet", type(error).__name__)

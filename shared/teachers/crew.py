@@ -5,13 +5,19 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
 from shared.errors import RoadQAError, Stopped
-from shared.teachers.teacher import TeacherError
+from shared.teachers.teacher import Teacher, TeacherError
 
 PUT_DOWN = "the work was put down; the answers so far are kept"
 LOOK_S = 0.5  #: seconds between looks at whether it is to end
+IN_A_JOB = 10_000  #: pieces of work, and requests, that are waited for at once in batch mode
 OUTAGE = 20  #: requests in a row, each after all its tries, without any answer from the service
 
 Item = TypeVar("Item")
+
+
+def at_once(teacher: Teacher, in_flight: int) -> int:
+    """How much is asked at the same time: a batch job holds what is, and how much of it waits costs nothing."""
+    return IN_A_JOB if teacher.batched else in_flight
 
 
 class Crew:

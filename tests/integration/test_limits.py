@@ -89,6 +89,17 @@ def test_what_others_have_reserved_is_waited_for_and_pauses_nothing(run: Runs, p
     wait_for(lambda: second.reserve(0.2))
 
 
+def test_requests_that_one_worker_makes_at_once_do_not_pass_the_limit_together(
+    board: Board, run: Runs, purse: Callable[..., RunPurse]
+) -> None:
+    own = purse("a")
+    with ThreadPoolExecutor(16) as pool:
+        got = sum(pool.map(lambda _: own.reserve(0.03), range(64)))
+    assert got == 33
+    assert purse("b").reserve(0.005)
+    assert not purse("c").reserve(0.01), "what the first has reserved is all known"
+
+
 def test_redis_may_forget_at_any_moment(board: Board, run: Runs, purse: Callable[..., RunPurse]) -> None:
     first, second = purse("a"), purse("b")
     for _ in range(90):

@@ -18,11 +18,10 @@ from shared.schema import Question, Rejected
 from shared.settings import settings
 from shared.teachers import Journal, Request, Teacher, TeacherError, from_settings
 from shared.teachers.block import block, language_name
-from shared.teachers.crew import PUT_DOWN, Crew, TeacherOutageError
+from shared.teachers.crew import PUT_DOWN, Crew, TeacherOutageError, at_once
 from workers.augmenter.made import Made, child, rejected, why_not
 
 OUTAGE_SHARE = 0.05  #: of the requests may stay without an answer because the service failed
-IN_A_JOB = 10_000  #: questions, and requests, that are waited for at once in batch mode
 PROMPTS = Path(__file__).parent / "prompts"
 
 TeacherFactory = Callable[[TeacherRecipe], Teacher]
@@ -71,9 +70,9 @@ def by_teacher(
 async def _all(questions: Sequence[Question], recipe: AugmentRecipe, ctx: Context, factory: TeacherFactory) -> Made:
     teacher = factory(recipe.teacher)
     try:
-        at_once = IN_A_JOB if teacher.batched else settings().teacher_in_flight
-        run = _Run(recipe, ctx, teacher, at_once, len(questions))
-        await run.crew.all(enumerate(questions), run.question, min(at_once, len(questions)))
+        width = at_once(teacher, settings().teacher_in_flight)
+        run = _Run(recipe, ctx, teacher, width, len(questions))
+        await run.crew.all(enumerate(questions), run.question, min(width, len(questions)))
         return run.made()
     finally:
         await teacher.aclose()
@@ -82,10 +81,10 @@ async def _all(questions: Sequence[Question], recipe: AugmentRecipe, ctx: Contex
 class _Run:
     """The questions under way."""
 
-    def __init__(self, recipe: AugmentRecipe, ctx: Context, teacher: Teacher, at_once: int, total: int) -> None:
+    def __init__(self, recipe: AugmentRecipe, ctx: Context, teacher: Teacher, in_flight: int, total: int) -> None:
         self._recipe, self._ctx, self._total = recipe, ctx, total
         self.crew = Crew(lambda: ctx.stopping, settings().grace_seconds / 2)
-        self._journal = Journal(ctx.scratch, teacher, in_flight=at_once, purse=ctx.purse, stopping=self.crew.ending)
+        self._journal = Journal(ctx.scratch, teacher, in_flight=in_flight, purse=ctx.purse, stopping=self.crew.ending)
         self._careful = recipe.teacher.model_copy(update={"temperature": 0.0})  # the check is no sample
         self._kept: dict[int, list[Question]] = {}
         self._rejected: dict[int, list[Rejected]] = {}

@@ -12,12 +12,11 @@ from shared.contracts import LabelRecipe, TeacherRecipe
 from shared.schema import Label, Origin, Question, Rows, write_jsonl, write_rows
 from shared.settings import settings
 from shared.teachers import Journal, Teacher, from_settings
-from shared.teachers.crew import Crew, TeacherOutageError, TeacherRefusalError, raise_cause
+from shared.teachers.crew import Crew, TeacherOutageError, TeacherRefusalError, at_once, raise_cause
 from shared.teachers.teacher import TRANSIENT
 from workers.labeler.ask import Asker
 
 OUTAGE_SHARE = 0.05  #: of the questions may stay without a quorum because the service failed
-IN_A_JOB = 10_000  #: clips, and requests, that are waited for at once in batch mode
 
 TeacherFactory = Callable[[TeacherRecipe], Teacher]
 
@@ -66,9 +65,9 @@ async def _label_all(
 ) -> tuple[list[Label], Journal]:
     teacher = factory(recipe.teacher)
     try:
-        # A job holds what is asked at the same time, so all is; how many its worker waits for costs nothing.
-        run = _Run(rows, recipe, ctx, teacher, IN_A_JOB if teacher.batched else in_flight)
-        await run.all(wanted, IN_A_JOB if teacher.batched else in_flight)
+        width = at_once(teacher, in_flight)
+        run = _Run(rows, recipe, ctx, teacher, width)
+        await run.all(wanted, width)
         return [run.labels[question.id] for question in wanted], run.journal
     finally:
         await teacher.aclose()
@@ -85,13 +84,13 @@ class _Run:
         self._total = 0
         self.labels: dict[str, Label] = {}
 
-    async def all(self, wanted: list[Question], at_once: int) -> None:
+    async def all(self, wanted: list[Question], width: int) -> None:
         """Clip by clip, so that what the service holds of a clip is given up as soon as its questions are done."""
         self._total = len(wanted)
         clips: dict[str, list[Question]] = defaultdict(list)
         for question in wanted:
             clips[question.clip].append(question)
-        await self._crew.all(clips.items(), self._clip, min(at_once, len(clips)))
+        await self._crew.all(clips.items(), self._clip, min(width, len(clips)))
 
     async def _clip(self, item: tuple[str, list[Question]]) -> None:
         clip, questions = item
