@@ -5,8 +5,9 @@ are not. Bump a stage's version in `STAGES` when its verb would give another res
 recipe: `make check` asks for it.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -83,9 +84,42 @@ class AugmentRecipe(Recipe):
 
 
 class LoraRecipe(Recipe):
+    """Low-rank adapters, merged into the weights when the model is saved."""
+
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
+    #: Which linear layers of the trained modules get one: a regular expression of the whole name, or ends of names.
+    targets: str | tuple[str, ...] | None = Field(None, min_length=1)  #: None: all but the patch embedding and lm_head
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        try:
+            re.compile(self.targets if isinstance(self.targets, str) else "")
+        except re.error as error:
+            raise ValueError(f"targets: {self.targets!r} is no regular expression: {error}") from error
+        return self
+
+
+#: DeepSpeed's ZeRO stage, and what of the training lies in the host's memory instead of the device's: the optimizer's
+#: state and master weights; at zero3-offload the parameters too.
+Zero = Literal["zero0", "zero1", "zero1-offload", "zero2", "zero2-offload", "zero3", "zero3-offload"]
+#: The vision tower; what maps its output into the language model's space (merger, deepstack mergers); the rest.
+ModuleName = Literal["vision", "projector", "language"]
+
+
+class Module(Recipe):
+    """How one part of the model is trained."""
+
+    train: bool = True  #: False: its weights stay as they are, and under LoRA it gets no adapter
+    learning_rate: float | None = Field(None, gt=0)  #: at its highest; None: the recipe's
+
+
+class EarlyStop(Recipe):
+    """The rows of the step's `validation` are scored every so often; the best weights become the result."""
+
+    every_epochs: float = Field(0.5, gt=0)
+    patience: int | None = Field(3, ge=1)  #: validations without a gain after which training ends; None: it never does
 
 
 #: Where a training row comes from: a person answered it, a teacher did, or it was made from another.
@@ -100,23 +134,41 @@ class Portion(Recipe):
 
 
 class TrainRecipe(Recipe):
-    """Supervised fine-tuning on letters, loss on the answer only."""
+    """Supervised fine-tuning on letters."""
 
     epochs: float = Field(2.0, gt=0)
     learning_rate: float = Field(1e-5, gt=0)
     warmup_share: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)  #: of matrices; norms and biases have none
     global_batch: int = Field(16, ge=1)  #: rows per optimiser step, over all processes
-    zero_stage: Literal[1, 2, 3] = 2
+    zero: Zero = "zero2"
     precision: Literal["float32", "bfloat16"] = "bfloat16"
+    gradient_checkpointing: bool | None = None  #: activations computed twice, to save memory; None: on CUDA
     lora: LoraRecipe | None = None  #: None trains all weights
-    train_vision: bool = True  #: whether the vision tower's weights move
+    modules: dict[ModuleName, Module] = {}  #: those not named are trained at `learning_rate`
+    loss_on: Literal["answer", "reasoning"] = "answer"  #: reasoning: also on a teacher's words for its answer
+    reasoning_tokens: int = Field(256, ge=8)  #: of those words at most; the rest is cut
+    early_stop: EarlyStop = EarlyStop()  #: counts where the step has `validation`
     shuffle_choices: bool = True  #: a fresh order of the choices each epoch, the answer followed
     liger: bool = True  #: Liger kernels where CUDA is present; they change speed and memory, not the loss
     system_prompt: SystemPrompt = "expert"
     video: VideoBudget = VideoBudget()
     mix: dict[Source, Portion] = {}  #: by source; those not named come once in an epoch, all of them
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _something_moves(self) -> Self:
+        if not any(self.trains(name) for name in get_args(ModuleName)):
+            raise ValueError("modules: vision, projector and language are all frozen; train one of them")
+        return self
+
+    def trains(self, name: ModuleName) -> bool:
+        """Whether this part's weights (under LoRA its adapters) move."""
+        return self.modules.get(name, Module()).train
+
+    def rate(self, name: ModuleName) -> float:
+        """The highest learning rate of this part."""
+        return self.modules.get(name, Module()).learning_rate or self.learning_rate
 
 
 #: Group sizes of vLLM's int4 kernels (Marlin's list; the CPU kernel takes these too).
@@ -186,7 +238,8 @@ STAGES: dict[str, Stage] = {
         Stage("label", 3, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", asks_teacher=True),
         Stage("augment", 3, "augmenter", AugmentRecipe,
               {"data": Input("rows", clips=False)}, "rows", "data", asks_teacher=True),
-        Stage("train", 3, "trainer", TrainRecipe, {"model": Input("model"), "data": Input("rows")}, "model"),
+        Stage("train", 4, "trainer", TrainRecipe,
+              {"model": Input("model"), "data": Input("rows"), "validation": Input("rows", required=False)}, "model"),
         Stage("quantize", 3, "quantizer", QuantizeRecipe,
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
         Stage("predict", 3, "inference", PredictRecipe,
@@ -197,6 +250,10 @@ STAGES: dict[str, Stage] = {
               "scores"),
     )
 }  # fmt: skip
+
+
+#: Inputs of the train stage whose rows a model knows: what it learned, and what its best weights were chosen by.
+SEEN = ("data", "validation")
 
 
 def parse_recipe(stage: str, values: dict[str, Any]) -> Frozen:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
-from shared.contracts import STAGES, parse_recipe
+from shared.contracts import SEEN, STAGES, parse_recipe
 from shared.errors import UsageError
 from shared.prompts import SystemPrompt
 from shared.schema import Frozen
@@ -157,7 +157,7 @@ class Plan(Frozen):
 class Made(NamedTuple):
     """How a model that is in the store already was made."""
 
-    trained_on: tuple[str, ...] = ()  #: rows artifacts
+    trained_on: tuple[str, ...] = ()  #: rows artifacts, those it was chosen by among them
     scheme: str | None = None  #: of its quantisation
 
 
@@ -185,6 +185,13 @@ class _Planner:
                 known = ", ".join([*self.datasets, *self.nodes])
                 raise UsageError(f"{where}: no data or earlier step is called {name!r}; there are: {known}")
         return tuple(found)
+
+    def rows(self, value: Any, where: str) -> tuple[Source, ...]:
+        """What a name or a list of names in a step stands for."""
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UsageError(f"{where}: must be a name or a list of names, not {value!r}")
+        return self.sources(names, where.rpartition(".")[0])
 
     def model(self, name: str, where: str) -> Source:
         if name in self.nodes and STAGES[self.nodes[name].stage].output == "model":
@@ -223,19 +230,16 @@ class _Planner:
         if "model" in contract:
             model = str(values.pop("model", None))
             inputs["model"] = (self.model(model, where),)
-        data = values.pop("data", [])
-        names = [data] if isinstance(data, str) else data
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UsageError(f"{where}.data: must be a name or a list of names, not {data!r}")
-        if names:
-            inputs["data"] = self.sources(names, where)
-        elif contract["data"].required:
-            raise UsageError(f"{where}.data: say which data this step works on")
+        for given in [given for given in ("data", "validation") if given in contract]:
+            if rows := self.rows(values.pop(given, []), f"{where}.{given}"):
+                inputs[given] = rows
+            elif contract[given].required:
+                raise UsageError(f"{where}.{given}: say which data this step works on")
         replicate = values.pop("replicate", 0)
         if not isinstance(replicate, int):
             raise UsageError(f"{where}.replicate: must be a number, not {replicate!r}")
         recipe = self.recipe(stage, values, where, model if stage == "quantize" else None)
-        if recipe.get("scheme") == "awq" and not names:
+        if recipe.get("scheme") == "awq" and "data" not in inputs:
             raise UsageError(f"{where}.data: awq is calibrated on rows: say which")
         self.add(name, stage, recipe, inputs, replicate)
 
@@ -260,11 +264,11 @@ class _Planner:
         return name
 
     def seen(self, model: str) -> tuple[Source, ...]:
-        """The rows a model was trained on, through quantisation and earlier runs back to the base."""
+        """The rows a model was trained on or chosen by, through quantisation and earlier runs back to the base."""
         node = self.nodes.get(model)
         if node is None:
             return self.seen_before(self.models[model])
-        own = node.inputs.get("data", ()) if node.stage == "train" else ()
+        own = [s for name in SEEN for s in node.inputs.get(name, ())] if node.stage == "train" else []
         (source,) = node.inputs["model"]
         before = self.seen(source.node) if source.node else self.seen_before(str(source.artifact))
         return tuple(dict.fromkeys([*own, *before]))

@@ -10,7 +10,7 @@ from collections.abc import Container, Mapping
 from datetime import datetime
 from typing import Any
 
-from shared.contracts import STAGES
+from shared.contracts import SEEN, STAGES
 from shared.errors import NotInStoreError, UsageError
 from shared.pipeline import HASH_CHARS, Made, Node, Plan
 from shared.schema import Frozen
@@ -77,7 +77,7 @@ def made(store: Store, model: str) -> Made:
     lineage = store.manifest(model).lineage
     if lineage is None:
         return Made()
-    own = lineage.inputs.get("data", ()) if lineage.stage == "train" else ()
+    own = [part for name in SEEN for part in lineage.inputs.get(name, ())] if lineage.stage == "train" else []
     before = [part for parent in lineage.inputs.get("model", ()) for part in made(store, parent).trained_on]
     return Made(tuple(dict.fromkeys([*own, *before])), lineage.recipe.get("scheme"))
 

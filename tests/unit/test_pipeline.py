@@ -75,6 +75,31 @@ def test_what_a_model_was_trained_on_is_followed_through_quantisation() -> None:
     assert "seen" not in nodes[made.rows[0].evaluate].inputs
 
 
+def test_the_rows_that_chose_a_models_weights_are_rows_it_has_seen() -> None:
+    text = GOOD.replace("data: [train, labels]}", "data: labels, validation: train}")
+    nodes = {node.name: node for node in plan(text).nodes}
+    assert [source.artifact for source in nodes["tuned"].inputs["validation"]] == ["a" * 64, "b" * 64]
+    evaluated = next(node for name, node in nodes.items() if name.startswith("evaluate") and "seen" in node.inputs)
+    assert {s.artifact or s.node for s in evaluated.inputs["seen"]} == {"a" * 64, "b" * 64, "labels"}
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ("validation: elsewhere", "no data or earlier step is called 'elsewhere'"),
+        ("validation: {train: 1}", "steps.tuned.validation: must be a name"),
+        ("modules: {vision: {train: false}, projector: {train: false}, language: {train: false}}", "all frozen"),
+        ("modules: {tower: {}}", "steps.tuned: modules.tower"),
+        ("zero: zero4", "steps.tuned: zero"),
+        ('lora: {targets: "("}', "no regular expression"),
+        ("early_stop: {patience: 0}", "early_stop.patience"),
+    ],
+)
+def test_a_wrong_training_recipe_is_told_where_it_stands(train: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan(GOOD.replace("data: [train, labels]}", f"data: [train, labels], {train}}}"))
+
+
 def test_what_a_model_of_an_earlier_run_was_trained_on_counts_too() -> None:
     made = make_plan(parse_pipeline(GOOD, "p"), DATASETS, MODELS, {MODELS["base"]: Made(("e" * 64,))})
     nodes = {node.name: node for node in made.nodes}

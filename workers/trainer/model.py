@@ -11,14 +11,12 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from shared.contracts import LoraRecipe, TrainRecipe
 from shared.errors import InputError, RoadQAError
+from workers.trainer import modules
 
 if TYPE_CHECKING:  # seconds to import, and only some recipes need them
     from peft import LoraConfig, PeftModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_TEXT_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-_VISION_LAYERS = r".*visual\..*\.(qkv|proj|linear_fc1|linear_fc2)"
-_PATCH_EMBEDDING = r".*visual\.patch_embed.*"  # a convolution; an adapter there saves nothing
 
 
 def load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -41,25 +39,23 @@ def prepare(model: PreTrainedModel, recipe: TrainRecipe, cuda: bool) -> PreTrain
     patches_by_matmul(model)
     if cuda and recipe.liger:
         apply_liger(model)
-    if not recipe.train_vision:
-        model.model.visual.requires_grad_(False)
+    modules.freeze(model, recipe)
     if recipe.lora is None:
         return model
     from peft import get_peft_model
 
-    return get_peft_model(model, lora_config(recipe.lora, recipe.train_vision))
+    return get_peft_model(model, lora_config(model, recipe.lora, recipe))
 
 
-def lora_config(lora: LoraRecipe, train_vision: bool) -> LoraConfig:
-    """Adapters on all linear layers of the language model, and of the vision tower where it is trained."""
+def lora_config(model: PreTrainedModel, lora: LoraRecipe, recipe: TrainRecipe) -> LoraConfig:
+    """Adapters on the linear layers that the recipe means, and on nothing else."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=f"({_TEXT_LAYERS}|{_VISION_LAYERS})" if train_vision else _TEXT_LAYERS,
-        exclude_modules=_PATCH_EMBEDDING,
+        target_modules=modules.adapted_layers(model, lora, recipe),
         task_type="CAUSAL_LM",
     )
 
@@ -103,7 +99,7 @@ def merged(base: Path, recipe: TrainRecipe, trained: PeftModel, state: dict[str,
 
     assert recipe.lora is not None
     fresh = load(base, torch.float32)
-    adapted = get_peft_model(fresh, lora_config(recipe.lora, recipe.train_vision))
+    adapted = get_peft_model(fresh, lora_config(fresh, recipe.lora, recipe))
     adapter = get_peft_model_state_dict(trained, state_dict=state)
     result = set_peft_model_state_dict(adapted, adapter)
     if result.unexpected_keys:

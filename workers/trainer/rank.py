@@ -31,9 +31,10 @@ from transformers.integrations import unset_hf_deepspeed_config
 from transformers.trainer_utils import set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from shared.contracts import TrainRecipe
 from shared.errors import RoadQAError
 from shared.vlm.encode import Encoder
-from workers.trainer import files, model, zero
+from workers.trainer import files, model, modules, zero
 from workers.trainer.channel import Channel, stop_wanted
 from workers.trainer.data import MEMORY_BYTES, ClipCache, Examples, collate
 from workers.trainer.plan import plan
@@ -49,9 +50,22 @@ _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 class InOrder(Trainer):
     """Takes the examples in their own order, and keeps checkpoints without a second copy of the weights."""
 
+    recipe: TrainRecipe
+
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
         assert self.train_dataset is not None
         return SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over the groups of `modules`."""
+        assert self.model is not None
+        if self.optimizer is None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            decayed = self.get_decay_parameter_names(self.model)
+            groups = modules.parameter_groups(self.model.named_parameters(), decayed, self.recipe)
+            self.optimizer = kind(groups, **settings)
+        optimizer: torch.optim.Optimizer = self.optimizer
+        return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Nothing: a DeepSpeed checkpoint holds the weights, and `_save_result` writes the result."""
@@ -115,6 +129,7 @@ class Reins(TrainerCallback):
 def arguments(request: RankRequest, cuda: bool) -> TrainingArguments:
     """The recipe in Trainer's words. Must exist before the model: ZeRO-3 partitions it while it loads."""
     recipe = request.recipe
+    checkpointing = cuda if recipe.gradient_checkpointing is None else recipe.gradient_checkpointing
     return TrainingArguments(
         output_dir=str(request.work / "checkpoints"),
         deepspeed=zero.config(recipe, cuda),
@@ -129,8 +144,8 @@ def arguments(request: RankRequest, cuda: bool) -> TrainingArguments:
         optim="adamw_torch_fused" if cuda else "adamw_torch",
         bf16=recipe.precision == "bfloat16",
         use_cpu=not cuda,
-        gradient_checkpointing=cuda,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if cuda else None,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         use_liger_kernel=False,  # patched by `model.prepare`, which checks that it took
         dataloader_num_workers=request.loaders,
         dataloader_pin_memory=cuda,
@@ -193,6 +208,7 @@ def make_trainer(
         data_collator=partial(collate, pad_id=encoder.tokenizer.pad_token_id),
         callbacks=callbacks,
     )
+    trainer.recipe = recipe
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from shared.contracts import LoraRecipe
+from shared.contracts import LoraRecipe, Module
 from shared.errors import InputError, RoadQAError
 from shared.vlm.encode import Encoder
 from tests.unit.trainer.conftest import RECIPE
@@ -99,7 +99,7 @@ def test_patches_embedded_by_matmul_are_the_convolutions(base: Path) -> None:
 
 
 def test_a_frozen_vision_tower_does_not_move(base: Path) -> None:
-    recipe = RECIPE.model_copy(update={"train_vision": False})
+    recipe = RECIPE.model_copy(update={"modules": {"vision": Module(train=False), "projector": Module(train=False)}})
     prepared = model.prepare(model.load(base, torch.float32), recipe, cuda=False)
     assert {name.split(".")[1] for name, p in prepared.named_parameters() if not p.requires_grad} == {"visual"}
 
