@@ -33,6 +33,7 @@ class ReportRow(Frozen):
 
     model: str | None = None  #: a model or step; by default the step of the row's own name
     parent: str | None = None
+    against: tuple[str, ...] = ()  #: further rows that it is compared with, as with its parent
     system_prompt: SystemPrompt | None = None
     engine: Engine = "auto"
 
@@ -138,6 +139,7 @@ class PlannedRow(Frozen):
     predict: str
     evaluate: str
     parent_evaluate: str | None = None  #: the parent's own scores on this row's engine
+    against: dict[str, str] = {}  #: another row → the paired comparison with it
 
 
 class Plan(Frozen):
@@ -294,13 +296,16 @@ class _Planner:
         recipe = self.nodes[predict].recipe
         parent_predict = parent_evaluate = None
         if spec.parent is not None:
-            parent = report.rows.get(spec.parent)
-            if parent is None:
-                raise UsageError(f"{where}.parent: no row is called {spec.parent!r}")
-            parent_model = parent.model or spec.parent
-            parent_predict = self.predict(parent_model, report.test, recipe["engine"], parent.system_prompt, where)
+            parent_predict = self.beside(spec.parent, report, recipe["engine"], f"{where}.parent")
+            parent, parent_model = report.rows[spec.parent], report.rows[spec.parent].model or spec.parent
             if self.engine(parent_model, parent.engine) != recipe["engine"]:
                 parent_evaluate = self.evaluate(parent_predict, None, parent_model, report.test)
+        against: dict[str, str] = {}
+        for other in spec.against:
+            if other in (name, spec.parent):
+                raise UsageError(f"{where}.against: {other!r} is the row itself or its parent; name another row")
+            other_predict = self.beside(other, report, recipe["engine"], f"{where}.against")
+            against[other] = self.evaluate(predict, other_predict, model, report.test)
         return PlannedRow(
             name=name,
             parent=spec.parent,
@@ -310,7 +315,15 @@ class _Planner:
             predict=predict,
             evaluate=self.evaluate(predict, parent_predict, model, report.test),
             parent_evaluate=parent_evaluate,
+            against=against,
         )
+
+    def beside(self, name: str, report: ReportSpec, engine: Engine, where: str) -> str:
+        """The predictions of a row on another's engine, which alone may be compared with the other's."""
+        spec = report.rows.get(name)
+        if spec is None:
+            raise UsageError(f"{where}: no row is called {name!r}")
+        return self.predict(spec.model or name, report.test, engine, spec.system_prompt, where)
 
 
 def make_plan(

@@ -57,6 +57,7 @@ def _row(store: Store, plan: Plan, state: RunState, row: PlannedRow) -> RowView:
         system_prompt=row.system_prompt,
         scores=_scores(evaluated),
         parent_same_engine=_scores(state.node(row.parent_evaluate)) if row.parent_evaluate else None,
+        against={other: _scores(state.node(node)) for other, node in row.against.items()},
         size_bytes=_weights(store, model) if model else None,
         card=_card(store, model) if model else {},
         artifacts=artifacts,

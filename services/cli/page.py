@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from services.cli import words
-from services.cli.report import Report, losses, marks
+from services.cli.report import Report, comparison_line, losses, marks
 
 _HERE = Path(__file__).parent
 
@@ -50,6 +50,7 @@ def html(report: Report) -> str:
         labels=[_labels(step) for step in report["labels"]],
         longest=max([step["seconds"] or 0 for step in steps], default=0) or 1,
         models=_models(report["rows"]),
+        comparison_line=comparison_line,
         box=(WIDTH, HEIGHT),
         brief=brief,
         marks=marks,

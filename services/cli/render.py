@@ -11,7 +11,7 @@ from rich.text import Text
 from services.cli import words
 from services.cli.estimate import Bounds, Estimate
 from services.cli.rejected import TurnedAway
-from services.cli.report import Report, label_line, marks
+from services.cli.report import Report, comparison_line, label_line, marks
 from services.cli.runs import Step
 from shared.pipeline import Limits
 from shared.prices import prices
@@ -41,6 +41,7 @@ def report_table(report: Report) -> Group:
         table.add_row(*_cells(row))
     headline = report["headline"]
     lines = [Text(plain(headline["text"]), style="bold"), *(Text(plain(line)) for line in headline["details"])]
+    lines += [Text(plain(comparison_line(found))) for found in report["comparisons"]]
     problems = [Text(plain(f"! {problem}"), style="yellow") for problem in report["problems"]]
     labels = [Text(plain(label_line(step)), style="dim") for step in report["labels"]]
     return Group(table, Text(), *lines, *labels, *problems)

@@ -33,6 +33,7 @@ class RowView(Frozen):
     system_prompt: str
     scores: Scores | None = None
     parent_same_engine: Scores | None = None  #: the parent's own scores on this row's engine, where it has another
+    against: dict[str, Scores | None] = {}  #: another row → this row's scores with that one as their parent
     size_bytes: int | None = None
     card: dict[str, Any] = {}  #: the model's card.json
     artifacts: dict[str, str] = {}  #: what it is → artifact id
@@ -116,6 +117,7 @@ def build(view: ReportInput) -> Report:
         "test": view.test,
         "headline": headline(rows),
         "rows": rows,
+        "comparisons": [_comparison(view, other) for view in view.rows for other in view.against],
         "by_category": _matrix(view.rows, "by_category"),
         "by_language": _matrix(view.rows, "by_language"),
         "labels": [_labels(step) for step in view.steps if step.stage == "label" and step.facts],
@@ -152,8 +154,37 @@ def _row(view: RowView) -> Row:
     return row | {"verdict": verdict(row)}
 
 
+def _comparison(view: RowView, other: str) -> Row:
+    """A row beside another that is not its parent."""
+    scores = view.against[other] or {}
+    against = scores.get("parent") or {}
+    found = {
+        "row": view.name,
+        "against": other,
+        "engine": view.engine,
+        **{key: scores.get(key) for key in ("accuracy", "n", "recordings", "claim")},
+        "other_accuracy": against.get("accuracy"),
+        "difference": against.get("difference"),
+        "difference_ci95": against.get("ci95"),
+        **{key: against.get(key) for key in ("ci_method", "p", "p_mcnemar", "wins", "losses")},
+    }
+    return found | {"verdict": verdict(found)}
+
+
+def comparison_line(found: Row) -> str:
+    """A comparison in a sentence."""
+    said = f"{found['row']} against {found['against']}: "
+    if found["difference"] is None:
+        return f"{said}{found['verdict']}."
+    ends = words.points_interval(found["difference_ci95"])
+    return (
+        f"{said}{words.points(found['difference'])} points (95% interval {ends}, paired test p {_p(found)},"
+        f" n {found['n']}): {found['verdict']}."
+    )
+
+
 def verdict(row: Row) -> str:
-    """What the paired test against the parent allows to be said."""
+    """What the paired test, against the parent or another row, allows to be said."""
     if row["accuracy"] is None:
         return "no answers to score with" if row["n"] else "not measured yet"
     if row["difference"] is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import redis
 
 from services.local import stack
@@ -77,6 +78,12 @@ def check_report(report: dict[str, Any], lacking: list[str]) -> None:
         assert row["seconds_per_question"] > 0
         assert not row["leaked"]["questions"]
         assert (row["p"] is None) == (row["name"] == "baseline")
+    (beside,) = report["comparisons"]
+    assert (beside["row"], beside["against"], beside["n"]) == ("fine-tuned A", "fine-tuned B", scored)
+    gained = rows["fine-tuned A"]["accuracy"] - rows["fine-tuned B"]["accuracy"]
+    assert beside["difference"] == pytest.approx(gained)
+    assert beside["difference_ci95"][0] <= gained <= beside["difference_ci95"][1]
+    assert 0 < beside["p"] <= 1
     assert rows["fine-tuned B"]["engine"] == "vllm"
     for scheme in ("fp4", "awq"):
         assert rows[f"B {scheme}"]["engine"] == ("transformers" if scheme in lacking else "vllm")

@@ -48,6 +48,20 @@ def test_a_row_on_another_engine_is_compared_with_its_parent_on_that_engine() ->
     assert small.parent_evaluate is not None
 
 
+def test_a_row_is_compared_with_others_than_its_parent_on_its_own_engine() -> None:
+    made = plan(GOOD.replace("engine: transformers}", "engine: transformers, against: [baseline]}"))
+    small = next(row for row in made.rows if row.name == "small")
+    nodes = {node.name: node for node in made.nodes}
+    assert list(small.against) == ["baseline"]
+    beside, usual = nodes[small.against["baseline"]], nodes[small.evaluate]
+    (other,) = beside.inputs["parent"]
+    assert other.node is not None
+    assert nodes[other.node].recipe["engine"] == "transformers"
+    assert nodes[other.node].recipe["system_prompt"] == "none"
+    assert beside.inputs | {"parent": ()} == usual.inputs | {"parent": ()}
+    assert plan().rows[2].against == {}
+
+
 def test_an_engine_without_a_kernel_gives_way_and_so_does_the_parents() -> None:
     auto = parse_pipeline(GOOD.replace(", engine: transformers", ""), "p")
     rows = {row.name: row for row in make_plan(auto, DATASETS, MODELS, {}, {"fp4"}).rows}
@@ -153,6 +167,9 @@ def test_a_seed_or_a_replicate_is_other_work_and_a_name_is_not() -> None:
         ("model: base, data", "model: bass, data", "no model or earlier train or quantize step is called 'bass'"),
         ("stage: label,", "stage: lable,", "steps.labels.stage: must be"),
         ("{parent: baseline}", "{parent: nobody}", "report.rows.tuned.parent: no row is called 'nobody'"),
+        ("{parent: baseline}", "{against: [nobody]}", "report.rows.tuned.against: no row is called 'nobody'"),
+        ("{parent: baseline}", "{parent: baseline, against: [baseline]}", "is the row itself or its parent"),
+        ("{parent: baseline}", "{against: [tuned]}", "is the row itself or its parent"),
         ("name: p", "name: P!", "p.yaml: name"),
         ("stage: label, data: test", "stage: label, data: test, threshold: 2", "threshold"),
         ("steps:", "stepps:", "stepps"),

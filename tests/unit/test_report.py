@@ -76,6 +76,22 @@ def test_a_clear_gain_is_told_with_both_intervals() -> None:
     assert "B awq is 0.73 of the size of fine-tuned B: −1.0 points" in headline["details"][1]
 
 
+def test_a_comparison_with_another_row_is_told_whatever_it_is() -> None:
+    beside = scores(0.85, 0.80, 0.90, parent=against(0.83, 0.02, 0.4) | {"wins": 9, "losses": 4, "p_mcnemar": 0.3})
+    tuned = a_row("A", scores(0.85, 0.80, 0.90, parent=against(0.42, 0.43, 1e-9)), "prompt", against={"B": beside})
+    report = build(a_view(CLEAR[0], tuned, a_row("C", None, against={"B": None})))
+    found, waiting = report["comparisons"]
+    assert (found["row"], found["against"], found["n"], found["verdict"]) == ("A", "B", 240, "no difference shown")
+    assert (found["difference"], found["p"]) == (0.02, 0.4)
+    assert found["difference_ci95"] == pytest.approx([-0.03, 0.07])
+    assert (waiting["difference"], waiting["verdict"]) == (None, "not measured yet")
+    line = "A against B: +2.0 points (95% interval −3.0 to +7.0, paired test p = 0.40, n 240): no difference shown."
+    shown = page.html(report)
+    assert line in shown
+    assert "9 questions right that B gets wrong, 4 the other way round" in shown
+    assert "C against B: not measured yet." in shown
+
+
 def test_overlapping_intervals_are_not_called_a_gain() -> None:
     rows = a_row("baseline", scores(0.60, 0.50, 0.70)), a_row("tuned", scores(0.66, 0.56, 0.76), "other")
     headline = build(a_view(*rows))["headline"]

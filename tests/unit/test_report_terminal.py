@@ -56,6 +56,12 @@ def test_an_unmeasured_row_is_listed() -> None:
     assert "not yet" in shown(report_table(build(view)))
 
 
+def test_a_comparison_has_a_line_below_the_table() -> None:
+    row = RowView(name="A", model="A", engine="vllm", system_prompt="short", against={"B": None})
+    view = ReportInput(run="run-1", name="sandbox", state="running", seconds=1, rows=(row,))
+    assert "A against B: not measured yet." in shown(report_table(build(view)))
+
+
 def test_an_answer_is_traced_to_votes_and_sources() -> None:
     clip = "c" * 64
     vote = {"prompt": "law.v1", "round": 0, "choice": 1, "reasoning": "the \x1b[31mlight is red"}
