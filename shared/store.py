@@ -156,6 +156,7 @@ class Store:
             raise StoreError(f"the object store's settings: {error}; check ROADQA_S3_*, or `make up`") from error
         self.cache = config.cache_dir
         self._evicting = threading.Lock()
+        self._room = 0  #: bytes that may be cached before the cache is looked through
 
     # --- plain objects -------------------------------------------------------------------------
 
@@ -272,39 +273,57 @@ class Store:
         # not in the cache: what a killed worker leaves half done goes with its workspace
         with open(link, "xb", opener=_private) as out:
             try:
-                self._download(f"blobs/{digest}", out, digest)
+                size = self._download(f"blobs/{digest}", out, digest)
             except BaseException:
                 link.unlink()
                 raise
         with suppress(FileExistsError):  # another thread was first
             os.link(link, path)
-        self._evict()
+        self._evict(size)
 
-    def _download(self, key: str, out: Any, digest: str) -> None:
-        seen = hashlib.sha256()
+    def _download(self, key: str, out: Any, digest: str) -> int:
+        """Bytes written."""
+        seen, size = hashlib.sha256(), 0
         with _translated(key):
             response = self._minio.get_object(self._bucket, key)
         try:
             chunks = response.stream(_CHUNK)
             while chunk := _next(chunks, key):
                 seen.update(chunk)
+                size += len(chunk)
                 out.write(chunk)  # a full disk is no failure of the store
         finally:
             response.close()
             response.release_conn()
         if seen.hexdigest() != digest:
             raise StoreError(f"{key} is damaged in the store: its bytes hash to {seen.hexdigest()[:16]}…")
+        return size
 
-    def _evict(self) -> None:
-        """Drop the blobs that were used longest ago while the cache is over its bound."""
+    def _evict(self, added: int) -> None:
+        """Drop the blobs that were used longest ago where the cache is over its bound.
+
+        The cache is looked through no more often than a 32nd of its bound is added, or the time would grow with the
+        square of the blobs; so other processes that share it may take it over its bound by as much, each.
+        """
         with self._evicting:
-            blobs = [(p.stat(), p) for p in (self.cache / "blobs").iterdir()]
+            self._room -= added
+            if self._room >= 0:
+                return
+            step = self._config.cache_bytes // 32
+            blobs = list(self._cached())
             total = sum(stat.st_size for stat, _ in blobs)
-            for stat, path in sorted(blobs, key=lambda blob: blob[0].st_mtime):
-                if total <= self._config.cache_bytes:
-                    return
-                path.unlink(missing_ok=True)
-                total -= stat.st_size
+            if total > self._config.cache_bytes:
+                for stat, path in sorted(blobs, key=lambda blob: blob[0].st_mtime):
+                    if total <= self._config.cache_bytes - step:
+                        break
+                    path.unlink(missing_ok=True)
+                    total -= stat.st_size
+            self._room = min(step, self._config.cache_bytes - total)
+
+    def _cached(self) -> Iterator[tuple[os.stat_result, Path]]:
+        for path in (self.cache / "blobs").iterdir():
+            with suppress(FileNotFoundError):  # another process was first to drop it
+                yield path.stat(), path
 
     # --- artifacts -------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ def test_what_a_model_was_trained_on_is_found_back_to_its_base(store: Store, tmp
 
 
 def test_the_cache_stays_within_its_bound(config: Settings, tmp_path: Path) -> None:
-    store = Store(config.model_copy(update={"cache_bytes": 3000}))
+    store = Store(config.model_copy(update={"cache_bytes": 3200}))
     store.prepare()
     digests = []
     for n in range(5):
@@ -131,6 +131,20 @@ def test_the_cache_stays_within_its_bound(config: Settings, tmp_path: Path) -> N
     kept = {path.name for path in (store.cache / "blobs").iterdir()}
     assert kept == set(digests[2:])
     assert (tmp_path / "link0").read_bytes() == bytes([0]) * 1000, "what was handed out outlives its eviction"
+
+
+def test_the_cache_is_not_looked_through_for_each_small_blob(
+    config: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(config.model_copy(update={"cache_bytes": 32_000}))
+    store.prepare()
+    looks = []
+    cached = store._cached
+    monkeypatch.setattr(store, "_cached", lambda: looks.append(1) or cached())
+    for n in range(100):
+        (tmp_path / str(n)).write_bytes(b"%-100d" % n)
+        store.get_blob(store.put_blob(tmp_path / str(n)).digest, tmp_path / f"link{n}")
+    assert 9 <= len(looks) <= 11, "10,000 bytes, a 32nd of the bound at a time"
 
 
 def test_an_artifact_larger_than_the_cache_still_comes_whole(config: Settings, tmp_path: Path) -> None:
