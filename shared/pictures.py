@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any, NamedTuple
 
 import av
+from av.bitstream import BitStreamFilterContext
 from av.packet import Packet as Coded
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from shared.container import MediaLimits, OpenClip, opened
-from shared.packets import Packet, by_turn, needed
-from shared.timeline import SLACK, Timeline, read_timeline
+from shared.packets import Packet, by_turn, nature_of, needed
+from shared.timeline import PLACEHOLDER, SLACK, Timeline, read_timeline
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,10 @@ ONE_THREAD = 30_000_000  #: pixels; a clip of fewer is decoded before a second t
 CORRUPT_SHARE = 0.1  #: share of the sampled frames that may carry the decoder's mark "corrupt"
 NEVER_REORDERED = ("mjpeg", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "vp8")  #: codecs without B-frames
 AVI_REORDER = 8  #: AVI has no display times: the decoder's order is right, its stamps are shuffled this far
+
+
+#: More clips at once than there are cores are decoded no sooner, and their threads keep the interpreter from each other.
+_TURN = BoundedSemaphore(os.cpu_count() or 1)
 
 
 class Shown(NamedTuple):
@@ -66,7 +73,8 @@ class Source:
 
 @contextmanager
 def read(path: Path, limits: MediaLimits | None, threads: int) -> Iterator[Source]:
-    with opened(path, limits or MediaLimits(), threads) as clip, clip.stream() as (container, stream):
+    """The packets of a clip, one clip for each core at a time: others wait."""
+    with _TURN, opened(path, limits or MediaLimits(), threads) as clip, clip.stream() as (container, stream):
         timeline = read_timeline(clip, container, stream)
         context = stream.codec_context
         if len(timeline.packets) * context.width * context.height < ONE_THREAD:
@@ -187,13 +195,15 @@ def shown_alone(source: Source, wanted: list[float]) -> Iterator[Shown]:
         OddError: that cannot be told beforehand, or decodes otherwise than was told; any frame so far is void.
     """
     clip, timeline = source.clip, source.timeline
-    packets, without_times = timeline.packets, clip.demuxer == "avi" and clip.codec not in NEVER_REORDERED
-    if without_times and clip.codec == "mpeg4" and all(packet.coded for packet in packets):
-        packets, without_times = by_turn(packets), False
-    stamps = sorted(packet.pts for packet in packets)
-    if not timeline.whole or without_times or len(set(stamps)) < len(stamps):
+    if not timeline.whole:
         raise OddError("its packets do not name its pictures")
     with source.packets() as (stream, coded):
+        packets = timeline.packets
+        if clip.demuxer == "avi" and clip.codec not in NEVER_REORDERED:
+            packets, coded = _in_turn(clip, timeline, stream, coded)
+        stamps = sorted(packet.pts for packet in packets)
+        if len(set(stamps)) < len(stamps):
+            raise OddError("two pictures have one time")
         base = _seconds_per_tick(stream)
         times = [(stamp - timeline.start) * base for stamp in stamps]
         due = deque((instant, stamps[max(0, bisect_right(times, instant) - 1)]) for instant in wanted)
@@ -214,6 +224,33 @@ def shown_alone(source: Source, wanted: list[float]) -> Iterator[Shown]:
             if not due:
                 return
     raise OddError("a wanted picture did not come")
+
+
+def _in_turn(
+    clip: OpenClip, timeline: Timeline, stream: VideoStream, coded: Iterator[Coded[Any] | None]
+) -> tuple[list[Packet], Iterator[Coded[Any] | None]]:
+    """The packets of an AVI, which has no display times, each with the time of its turn; one picture in each.
+
+    Old encoders pack a B-picture behind the one that it leans on, and send a placeholder when its turn has come.
+    """
+    if clip.codec != "mpeg4":
+        raise OddError("its packets do not tell when their pictures are shown")
+    if all(packet.coded for packet in timeline.packets):
+        return by_turn(timeline.packets), coded
+    if timeline.kept is None:
+        raise OddError("its packets hold several pictures, and are too large to keep")
+    try:
+        unpacking = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
+        single = [one for packet in coded for one in unpacking.filter(packet) if one.size > PLACEHOLDER]
+    except av.FFmpegError as error:
+        raise OddError("its packed pictures cannot be taken apart") from error
+    nature = nature_of(clip.codec, None)
+    described: list[Packet] = []
+    for packet in single:
+        if packet.pts is None:
+            raise OddError("a picture has no time")
+        described.append(Packet(packet.pts, packet.is_keyframe, True, *nature(bytes(packet), packet.is_keyframe)))
+    return by_turn(described), chain(single, (None,))
 
 
 def _stamped_by_turn(packets: list[Packet], frames: Iterator[VideoFrame]) -> Iterator[tuple[int | None, VideoFrame]]:

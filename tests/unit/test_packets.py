@@ -1,13 +1,18 @@
 """What is skipped is what no wanted picture leans on, and no other picture changes for it."""
 
+import io
+import re
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 from hypothesis import given
 from hypothesis import strategies as st
 
+import shared.pictures
 import shared.video
 from shared.budget import VideoBudget, sample_times
 from shared.container import MediaLimits, opened
@@ -35,6 +40,7 @@ CODINGS = {
     "av1": ("mp4", "libsvtav1", "yuv420p", {"preset": "12"}),
     "mpeg4": ("mp4", "mpeg4", "yuv420p", {}),
     "mpeg4 avi": ("avi", "mpeg4", "yuv420p", {}),
+    "mpeg4 avi packed": ("avi", "mpeg4", "yuv420p", {}),
     "msmpeg4": ("avi", "msmpeg4", "yuv420p", {}),
     "mpeg1": ("mpeg", "mpeg1video", "yuv420p", {}),
     "mpeg2": ("mpegts", "mpeg2video", "yuv420p", {}),
@@ -44,6 +50,8 @@ CODINGS = {
 }
 #: Of these at least so many of 75 pictures need no decoding for one picture a second.
 SKIPPED = {"h264": 25, "hevc": 25, "mpeg4": 30, "mpeg2": 30, "mjpeg": 70, "mjpeg avi": 70, "msmpeg4": 20, "vp9": 5}
+VOP = b"\0\0\1\xb6"  #: what an MPEG-4 picture starts with
+PLACEHOLDER = VOP + b"\x51\x20"  #: a picture that says: nothing is coded
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +68,31 @@ def coded(folder: Path, name: str) -> Path:
         except av.codec.codec.UnknownCodecError:
             pytest.skip(f"this PyAV has no encoder {encoder}")
         b_frames = 0 if encoder in ("msmpeg4", "libvpx", "libvpx-vp9", "libsvtav1") else 2
-        path.write_bytes(encode(container, codec=encoder, pixels=pixels, coding=options, b_frames=b_frames))
+        data = encode(container, codec=encoder, pixels=pixels, coding=options, b_frames=b_frames)
+        path.write_bytes(packed(data) if name.endswith("packed") else data)
     return path
+
+
+def packed(data: bytes) -> bytes:
+    """An AVI as DivX wrote it: the first B-picture behind the one it leans on, a placeholder for the last."""
+    written = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(written, "w", format="avi") as out:
+        track = out.add_stream_from_template(source.streams.video[0])
+        chunks: list[bytes] = []
+        before = 0
+        for packet in source.demux(video=0):
+            picture = bytes(packet)
+            kind = picture[picture.index(VOP) + len(VOP)] >> 6 if picture else 0  # 2: B; the last is empty
+            if kind == 2 and before != 2:
+                chunks[-1] += picture
+            else:
+                chunks += [PLACEHOLDER] * (kind != 2 and before == 2) + [picture] * bool(picture)
+            before = kind
+        for i, chunk in enumerate(chunks):
+            packet = av.Packet(re.sub(rb"(?<=\x01\xb2)Lavc[\d.]+", b"DivX503b1393p", chunk))
+            packet.stream, packet.time_base, packet.dts, packet.is_keyframe = track, Fraction(1, 25), i, not i % 25
+            out.mux(packet)
+    return written.getvalue()
 
 
 def decoding_all(path: Path, budget: VideoBudget, monkeypatch: pytest.MonkeyPatch) -> SampledClip:
@@ -88,6 +119,22 @@ def test_every_codec_shows_the_right_picture(folder: Path, name: str) -> None:
     expected = [int(instant * 25) for instant in sample_times(clip.seconds, BUDGETS[2])]
     slack = 1 if CODINGS[name][0] in ("avi", "mpeg") or name == "mpeg2" else 0  # coarse, or absent, display times
     assert np.abs(np.array([number_of(frame) for frame in clip.frames]) - expected).max() <= slack
+
+
+def test_of_an_avi_with_packed_pictures_each_is_taken_by_itself(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = coded(folder, "mpeg4 avi packed")
+    assert sum(not packet.coded for packet in timeline_of(path).packets) > 10
+    decoded: list[int] = []
+    decode = VideoStream.decode
+    with caplog.at_level("DEBUG", logger="shared.video"), monkeypatch.context() as patched:
+        patched.setattr(
+            shared.pictures, "_decode", lambda clip, stream, packet: decoded.append(1) or decode(stream, packet)
+        )
+        sample(path, VideoBudget(fps=1))
+    assert "decoding all of it" not in caplog.text
+    assert len(decoded) < 45, "of 75 pictures 48 are B-pictures"
 
 
 @pytest.mark.parametrize("name", SKIPPED)
