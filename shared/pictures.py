@@ -37,7 +37,7 @@ NEVER_REORDERED = ("mjpeg", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "vp8")  #: code
 AVI_REORDER = 8  #: AVI has no display times: the decoder's order is right, its stamps are shuffled this far
 
 
-#: More clips at once than there are cores are decoded no sooner, and their threads keep the interpreter from each other.
+#: More clips at once than there are cores are decoded no sooner, and keep the interpreter from each other.
 _TURN = BoundedSemaphore(os.cpu_count() or 1)
 
 
