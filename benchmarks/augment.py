@@ -3,7 +3,8 @@
 Drawn scenes with their true answers, the augment verb as it is, the real google-genai client over HTTP on loopback.
 The sandbox's teacher loses the meaning of 15% of what it rewrites, and a tenth of its checks go wrong. Its words are
 known, so that what each variation asks is known, and whether the scene bears its answer out. The variations with gates
-and without come from the same teacher; intervals take the recording as their unit.
+and without come from the same teacher; intervals take the recording as their unit. Variations by rules are judged the
+same way, read by a table that knows nothing of the rules (`parts/reading.py`); what it cannot read counts as wrong.
 
 Prints a table and writes `results/augment.json`.
 """
@@ -11,7 +12,7 @@ Prints a table and writes `results/augment.json`.
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.parts import reading
 from benchmarks.parts.telling import Telling
 from services.cli import words
 from services.sandbox.clips import scene_of
 from services.sandbox.mistakes import Rates
 from services.sandbox.paraphrases import right
+from services.sandbox.scene import Scene
 from services.sandbox.taught import sandbox_teacher, write_scene_rows
 from shared import metrics
 from shared.contracts import AugmentRecipe, TeacherRecipe
@@ -35,6 +38,9 @@ RESULTS = Path(__file__).parent / "results" / "augment.json"
 RECORDINGS, CLIPS, PER_CLIP = 60, 4, 4
 PER_QUESTION = 2
 RATES = Rates(slips=0.15, verify_error=0.1)
+
+
+Reader = Callable[[Scene, str, Sequence[str]], int | None]  #: which choice the scene bears out
 
 
 class Judged(NamedTuple):
@@ -54,6 +60,7 @@ def main() -> None:
         folder = Path(name)
         rows = drawn(folder / "data")
         made = {gates: varied(folder, rows, gates) for gates in (False, True)}
+        rules = {gates: by_rules(folder, rows, gates) for gates in (False, True)}
         turned_away = by_gate(rows, read_jsonl(folder / "out-True" / "rejected.jsonl", Rejected))
     ungated, gated = made[False][0].share(), made[True][0].share()
     facts = made[True][1]
@@ -62,11 +69,14 @@ def main() -> None:
         "wrong_share_ungated": ungated["wrong"], "ungated_ci95": ungated["ci95"], "n_ungated": ungated["n"],
         "wrong_share_gated": gated["wrong"], "gated_ci95": gated["ci95"],
         "questions": facts["questions"], "short": facts["short"], "answers_at": facts["answers_at"],
+        "rules": {"ungated": rules[False], "gated": rules[True]},
         "rejected": turned_away, "teacher": RATES._asdict(), "usd_per_variation": facts["usd"] / gated["n"],
     }  # fmt: skip
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    Console().print(table(ungated, gated), table_of_gates(turned_away))
+    by_name = {"without gates": ungated, "with gates": gated}
+    by_name |= {"by rules, without gates": rules[False], "by rules, with gates": rules[True]}
+    Console().print(table(by_name), table_of_gates(turned_away))
 
 
 def drawn(folder: Path) -> Rows:
@@ -93,10 +103,21 @@ def varied(folder: Path, rows: Rows, gates: bool) -> tuple[Judged, dict[str, Any
     return judged(rows, ((q.clip, q.text, [choice.text for choice in q.choices], q.answer) for q in found)), facts
 
 
-def judged(rows: Rows, variations: Iterable[tuple[str, str, list[str], int | None]]) -> Judged:
+def by_rules(folder: Path, rows: Rows, gates: bool) -> dict[str, Any]:
+    """The same of the verb's variations by rules; how many of them could not be read."""
+    out = folder / f"rules-{gates}"
+    out.mkdir()
+    recipe = AugmentRecipe(method="rules", per_question=PER_QUESTION, gates=gates)
+    augment({"data": [folder / "data"]}, recipe, out, Telling(folder / f"scratch-rules-{gates}", "by rules"))
+    found = [(q.clip, q.text, [choice.text for choice in q.choices], q.answer) for q in Rows([out]).questions]
+    unread = sum(reading.unread(text, choices) for _, text, choices, _ in found)
+    return judged(rows, found, reading.right).share() | {"unread": unread}
+
+
+def judged(rows: Rows, variations: Iterable[tuple[str, str, list[str], int | None]], reader: Reader = right) -> Judged:
     wrong, recordings = [], []
     for clip, text, choices, answer in variations:
-        wrong.append(int(right(scene_of(rows.clip_path(clip)), text, choices) != answer))
+        wrong.append(int(reader(scene_of(rows.clip_path(clip)), text, choices) != answer))
         recordings.append(rows.clips[clip].recording)
     return Judged(wrong, recordings)
 
@@ -112,9 +133,9 @@ def by_gate(rows: Rows, rejected: Iterable[Rejected]) -> dict[str, dict[str, int
     return {gate: dict(count) for gate, count in sorted(counts.items())}
 
 
-def table(ungated: dict[str, Any], gated: dict[str, Any]) -> Table:
+def table(by_name: dict[str, dict[str, Any]]) -> Table:
     made = Table("variations", "n", "wrong", "95% interval", box=None, pad_edge=False, header_style="bold")
-    for name, share in (("without gates", ungated), ("with gates", gated)):
+    for name, share in by_name.items():
         made.add_row(name, str(share["n"]), words.percent(share["wrong"]), words.interval(share["ci95"]))
     return made
 
