@@ -252,8 +252,11 @@ STAGES: dict[str, Stage] = {
 }  # fmt: skip
 
 
-#: Inputs of the train stage whose rows a model knows: what it learned, and what its best weights were chosen by.
-SEEN = ("data", "validation")
+def seen_inputs(stage: str, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """Inputs of a stage whose rows its model knows: learned, chosen by, or (their answers too) calibrated with."""
+    if stage == "train":
+        return "data", "validation"
+    return ("data",) if stage == "quantize" and recipe["scheme"] != "fp4" else ()
 
 
 def parse_recipe(stage: str, values: dict[str, Any]) -> Frozen:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
-from shared.contracts import SEEN, STAGES, parse_recipe
+from shared.contracts import STAGES, parse_recipe, seen_inputs
 from shared.errors import UsageError
 from shared.prompts import SystemPrompt
 from shared.schema import Frozen
@@ -159,7 +159,7 @@ class Plan(Frozen):
 class Made(NamedTuple):
     """How a model that is in the store already was made."""
 
-    trained_on: tuple[str, ...] = ()  #: rows artifacts, those it was chosen by among them
+    trained_on: tuple[str, ...] = ()  #: rows artifacts, those it was chosen by or calibrated with too
     scheme: str | None = None  #: of its quantisation
 
 
@@ -266,11 +266,11 @@ class _Planner:
         return name
 
     def seen(self, model: str) -> tuple[Source, ...]:
-        """The rows a model was trained on or chosen by, through quantisation and earlier runs back to the base."""
+        """The rows a model was trained on, chosen by or calibrated with, through earlier runs back to the base."""
         node = self.nodes.get(model)
         if node is None:
             return self.seen_before(self.models[model])
-        own = [s for name in SEEN for s in node.inputs.get(name, ())] if node.stage == "train" else []
+        own = [s for name in seen_inputs(node.stage, node.recipe) for s in node.inputs.get(name, ())]
         (source,) = node.inputs["model"]
         before = self.seen(source.node) if source.node else self.seen_before(str(source.artifact))
         return tuple(dict.fromkeys([*own, *before]))

@@ -10,7 +10,7 @@ from collections.abc import Container, Mapping
 from datetime import datetime
 from typing import Any
 
-from shared.contracts import SEEN, STAGES
+from shared.contracts import STAGES, seen_inputs
 from shared.errors import NotInStoreError, UsageError
 from shared.pipeline import HASH_CHARS, Made, Node, Plan
 from shared.schema import Frozen
@@ -77,7 +77,7 @@ def made(store: Store, model: str) -> Made:
     lineage = store.manifest(model).lineage
     if lineage is None:
         return Made()
-    own = [part for name in SEEN for part in lineage.inputs.get(name, ())] if lineage.stage == "train" else []
+    own = [part for name in seen_inputs(lineage.stage, lineage.recipe) for part in lineage.inputs.get(name, ())]
     before = [part for parent in lineage.inputs.get("model", ()) for part in made(store, parent).trained_on]
     return Made(tuple(dict.fromkeys([*own, *before])), lineage.recipe.get("scheme"))
 

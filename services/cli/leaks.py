@@ -32,10 +32,10 @@ def check(store: Store, plan: Plan) -> None:
         if found:
             recordings = sorted(set(found))
             raise UsageError(
-                f"report.rows.{row.name}: trained on {len(recordings)} recordings of the test {plan.test!r}"
-                f" ({len(found)} of its {len(questions)} questions; the first is {recordings[0]!r}): take them out of"
-                " the training data (`roadqa datasets split`), say in a `recording` column what belongs together where"
-                " file names mislead, or set `leaks: mark` under `report:`"
+                f"report.rows.{row.name}: trained (or calibrated) on {len(recordings)} recordings of the test"
+                f" {plan.test!r} ({len(found)} of its {len(questions)} questions; the first is {recordings[0]!r}): take"
+                " them out of the step's data (`roadqa datasets split`), say in a `recording` column what belongs"
+                " together where file names mislead, or set `leaks: mark` under `report:`"
             )
 
 

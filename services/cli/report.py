@@ -282,7 +282,9 @@ def _doubts(best: Row) -> list[str]:
             f" {best['name']} is not clearly above that."
         )
     if leaked := (best["leaked"] or {}).get("questions"):
-        said.append(f"{leaked} of its {best['n']} questions are on recordings that {best['name']} was trained on.")
+        said.append(
+            f"{leaked} of its {best['n']} questions are on recordings that {best['name']} was trained or calibrated on."
+        )
     if taught := (best["transductive"] or {}).get("questions"):
         said.append(
             f"{best['name']} is transductive: it learned a teacher's answers on {taught} of the test's questions."
@@ -336,8 +338,8 @@ def _leak_lines(row: Row) -> list[str]:
         without = leaked.get("accuracy_without")
         rest = f"; on the others it scores {words.percent(without)}" if without is not None else ""
         said.append(
-            f"{row['name']} was trained on {words.counted(leaked['recordings'], 'recording')} of the test set"
-            f" ({words.counted(leaked['questions'], 'question')}){rest}."
+            f"{row['name']} was trained or calibrated on {words.counted(leaked['recordings'], 'recording')} of the test"
+            f" set ({words.counted(leaked['questions'], 'question')}){rest}."
         )
     taught = row["transductive"] or {}
     if taught.get("questions"):

@@ -270,7 +270,7 @@ def test_a_run_that_would_score_what_it_trains_on_is_refused_at_once(
     refused = roadqa("run", "p.yaml")
     said = refused.stderr.splitlines()[-1]  # after what the import tells
     assert refused.returncode == 2
-    assert "report.rows.tuned: trained on 2 recordings of the test 'a'" in said
+    assert "report.rows.tuned: trained (or calibrated) on 2 recordings of the test 'a'" in said
     assert "leaks: mark" in said
     (tmp_path / "p.yaml").write_text(text % ("[labels, more]", "a", ", leaks: mark"))
     assert roadqa("run", "p.yaml").returncode == 0

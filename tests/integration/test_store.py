@@ -112,12 +112,13 @@ def test_workspaces_come_and_go_side_by_side(store: Store) -> None:
 def test_what_a_model_was_trained_on_is_found_back_to_its_base(store: Store, tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"w")
     model = store.put_artifact("model", tmp_path)
-    for stage, data in (("train", ("a",)), ("train", ("b",)), ("quantize", ("c",))):
-        lineage = Lineage(
-            stage=stage, version=1, recipe={"scheme": stage[:1]}, inputs={"model": (model,), "data": data}
-        )
+    steps: list[tuple[str, dict[str, str], str]] = [("train", {}, "a"), ("train", {}, "b")]
+    for stage, recipe, data in [*steps, ("quantize", {"scheme": "fp4"}, "c")]:
+        lineage = Lineage(stage=stage, version=1, recipe=recipe, inputs={"model": (model,), "data": (data,)})
         model = store.put_artifact("model", tmp_path, lineage)
-    assert made(store, model) == (("b", "a"), "q")
+    assert made(store, model) == (("b", "a"), "fp4"), "fp4 looks at no rows"
+    lineage = Lineage(stage="quantize", version=1, recipe={"scheme": "awq"}, inputs={"model": (model,), "data": ("d",)})
+    assert made(store, store.put_artifact("model", tmp_path, lineage)) == (("d", "b", "a"), "awq")
 
 
 def test_the_cache_stays_within_its_bound(config: Settings, tmp_path: Path) -> None:

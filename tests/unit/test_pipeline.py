@@ -114,6 +114,15 @@ def test_a_wrong_training_recipe_is_told_where_it_stands(train: str, said: str) 
         plan(GOOD.replace("data: [train, labels]}", f"data: [train, labels], {train}}}"))
 
 
+def test_the_rows_that_calibrate_a_model_are_rows_it_has_seen() -> None:
+    text = GOOD.replace("model: tuned, scheme: fp4", "model: base, scheme: awq, data: train")
+    nodes = {node.name: node for node in plan(text).nodes}
+    small = next(row for row in plan(text).rows if row.name == "small")
+    assert {s.artifact for s in nodes[small.evaluate].inputs["seen"]} == {"a" * 64, "b" * 64}
+    made = plan(text.replace("scheme: awq", "scheme: fp4"))  # which needs no rows, and looks at none
+    assert all("seen" not in node.inputs for node in made.nodes if node.name == made.rows[2].evaluate)
+
+
 def test_what_a_model_of_an_earlier_run_was_trained_on_counts_too() -> None:
     made = make_plan(parse_pipeline(GOOD, "p"), DATASETS, MODELS, {MODELS["base"]: Made(("e" * 64,))})
     nodes = {node.name: node for node in made.nodes}

@@ -134,8 +134,14 @@ def test_a_score_on_clips_that_were_trained_on_is_marked() -> None:
     leaked = {"questions": 12, "recordings": 3, "accuracy_without": 0.7}
     tuned = a_row("tuned", scores(0.85, 0.80, 0.90, leaked=leaked, transductive={"questions": 0, "rows": 40}), "other")
     report = build(a_view(a_row("baseline", scores(0.40, 0.34, 0.46)), tuned))
-    assert any("12 of its 240 questions are on recordings that tuned was trained on" in d for d in _details(report))
-    assert any("trained on 3 recordings of the test set (12 questions); on the others" in c for c in report["caveats"])
+    assert any(
+        "12 of its 240 questions are on recordings that tuned was trained or calibrated on" in d
+        for d in _details(report)
+    )
+    assert any(
+        "trained or calibrated on 3 recordings of the test set (12 questions); on the others" in c
+        for c in report["caveats"]
+    )
     assert any("40 rows drawn from another test set" in c for c in report["caveats"])
     assert "<strong>leaked</strong>" in page.html(report)
 

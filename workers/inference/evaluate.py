@@ -184,8 +184,8 @@ def leaks(scored: Scored, correct: list[int], data: Rows, seen: Rows, recipe: Ev
     recordings = sorted({r for r, known in zip(scored.recordings, found.leaked, strict=True) if known})
     if recordings and recipe.leaks == "refuse":
         raise InputError(
-            f"the model was trained on {len(recordings)} recordings of the test ({sum(found.leaked)} of its"
-            f" {len(correct)} questions; the first is {recordings[0]!r}): take them out of the training data, or set"
+            f"the model was trained (or calibrated) on {len(recordings)} recordings of the test ({sum(found.leaked)} of"
+            f" its {len(correct)} questions; the first is {recordings[0]!r}): take them out of that data, or set"
             " `leaks: mark` under `report:` in the pipeline file"
         )
     clean = [right for right, known in zip(correct, found.leaked, strict=True) if not known]
