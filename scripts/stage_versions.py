@@ -32,7 +32,7 @@ SOURCES = {
     "label": ("workers/labeler", "shared/teachers", *_SHARED),
     "augment": ("workers/augmenter", *_SHARED),
     "train": ("workers/trainer", *_SHARED, *_VIDEO),
-    "quantize": ("workers/quantizer", *_SHARED, *_VIDEO),
+    "quantize": ("workers/quantizer", "shared/geometry.py", "shared/schemes.py", *_SHARED, *_VIDEO),
     "predict": ("workers/inference", *_SHARED, *_VIDEO),
     "evaluate": ("workers/inference/evaluate.py", "shared/metrics.py", *_SHARED),
 }
@@ -45,7 +45,7 @@ def digest(stage: str) -> str:
     seen = hashlib.sha256()
     for source in SOURCES[stage]:
         path = ROOT / source
-        files = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("prompts/*")])
+        files = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("prompts/*"), *path.rglob("recipes/*")])
         for file in files:
             if file.name in _PLUMBING or file.name in _ELSEWHERE.get(stage, ()) or not file.is_file():
                 continue

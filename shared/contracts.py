@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 from shared.budget import VideoBudget
 from shared.prompts import SystemPrompt
 from shared.schema import Frozen
+from shared.schemes import SCHEMES, GroupSize, SchemeName
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -171,19 +172,25 @@ class TrainRecipe(Recipe):
         return self.modules.get(name, Module()).learning_rate or self.learning_rate
 
 
-#: Group sizes of vLLM's int4 kernels (Marlin's list; the CPU kernel takes these too).
-GroupSize = Literal[32, 64, 128]
+#: What calibration shows of a row: clip and text, one frame and text, text alone; none rounds weights by themselves.
+Calibration = Literal["video", "frame", "text", "none"]
 
 
 class QuantizeRecipe(Recipe):
-    """Weights to four bits; vision tower, embeddings and lm_head stay in 16."""
+    """The text tower's weights to four or eight bits; vision tower, embeddings and lm_head stay in 16."""
 
-    scheme: Literal["fp4", "awq"]
-    calibration_rows: int = Field(256, ge=1)  #: AWQ only; FP4 weights need no data
-    group_size: GroupSize = 128  #: AWQ only; NVFP4 fixes 16
+    scheme: SchemeName
+    calibration: Calibration = "video"  #: awq and gptq; the others look at no data
+    calibration_rows: int = Field(256, ge=1)  #: awq and gptq
+    group_size: GroupSize = 128  #: awq and gptq; the others fix theirs
     system_prompt: SystemPrompt = "expert"
     video: VideoBudget = VideoBudget()
     seed: Seed = 0
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it works on rows."""
+        return SCHEMES[self.scheme].calibrated and self.calibration != "none"
 
 
 class PredictRecipe(Recipe):
@@ -240,7 +247,7 @@ STAGES: dict[str, Stage] = {
               {"data": Input("rows", clips=False)}, "rows", "data", asks_teacher=True),
         Stage("train", 4, "trainer", TrainRecipe,
               {"model": Input("model"), "data": Input("rows"), "validation": Input("rows", required=False)}, "model"),
-        Stage("quantize", 3, "quantizer", QuantizeRecipe,
+        Stage("quantize", 4, "quantizer", QuantizeRecipe,
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
         Stage("predict", 3, "inference", PredictRecipe,
               {"model": Input("model"), "data": Input("rows")}, "predictions", "data"),

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+#: Schemes (`shared/schemes.py`) that vLLM 0.32 runs on no CPU, and those that need AVX-512; a test asks vLLM itself.
+_NO_CPU, _AVX512 = "nvfp4a16,mxfp4a16,fp8-dynamic", "awq,gptq"
 
 
 def has_avx512() -> bool:
@@ -14,5 +16,5 @@ def has_avx512() -> bool:
 
 
 def vllm_lacks() -> str:
-    """Quantisations that vLLM 0.32's CPU build has no kernel for: fp4 on any CPU, int4 where AVX-512 is missing."""
-    return "fp4" if has_avx512() else "fp4,awq"
+    """Quantisations that vLLM 0.32's CPU build has no kernel for on this processor."""
+    return _NO_CPU if has_avx512() else f"{_NO_CPU},{_AVX512}"

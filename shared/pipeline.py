@@ -5,17 +5,18 @@ whose inputs are artifacts or other nodes.
 """
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import Field, ValidationError
 
-from shared.contracts import STAGES, parse_recipe, seen_inputs
+from shared.contracts import STAGES, QuantizeRecipe, parse_recipe, seen_inputs
 from shared.errors import UsageError
 from shared.prompts import SystemPrompt
 from shared.schema import Frozen
+from shared.schemes import SCHEMES
 from shared.store import canonical
 
 HASH_CHARS = 32
@@ -241,21 +242,28 @@ class _Planner:
         if not isinstance(replicate, int):
             raise UsageError(f"{where}.replicate: must be a number, not {replicate!r}")
         recipe = self.recipe(stage, values, where, model if stage == "quantize" else None)
-        if recipe.get("scheme") == "awq" and "data" not in inputs:
-            raise UsageError(f"{where}.data: awq is calibrated on rows: say which")
+        if stage == "quantize":
+            _check_calibration(recipe, inputs.get("data", ()), f"{where}.data")
         self.add(name, stage, recipe, inputs, replicate)
 
-    def engine(self, model: str, wanted: Engine) -> str:
-        """The engine that answers for a model of this plan."""
-        if wanted != "auto":
-            return wanted
+    def engine(self, model: str, wanted: Engine, where: str) -> str:
+        """The engine that answers for a model of this plan.
+
+        Raises:
+            UsageError: vLLM is asked for, and has no kernel here for the model's format.
+        """
         node = self.nodes.get(model)
         scheme = node.recipe.get("scheme") if node else self.made.get(self.models.get(model, ""), Made()).scheme
-        return "transformers" if scheme in self.lacking else "vllm"
+        lacks = scheme in self.lacking
+        if lacks and wanted == "vllm":
+            raise UsageError(
+                f"{where}.engine: vLLM has no kernel here for {scheme} (ROADQA_VLLM_LACKS): say auto or transformers"
+            )
+        return "transformers" if lacks or wanted == "transformers" else "vllm"
 
     def predict(self, model: str, data: str, engine: Engine, system_prompt: str | None, where: str) -> str:
         source = self.model(model, where)
-        values: dict[str, Any] = {"engine": self.engine(model, engine)}
+        values: dict[str, Any] = {"engine": self.engine(model, engine, where)}
         if system_prompt:
             values["system_prompt"] = system_prompt
         recipe = self.recipe("predict", values, where, model)
@@ -298,7 +306,7 @@ class _Planner:
         if spec.parent is not None:
             parent_predict = self.beside(spec.parent, report, recipe["engine"], f"{where}.parent")
             parent, parent_model = report.rows[spec.parent], report.rows[spec.parent].model or spec.parent
-            if self.engine(parent_model, parent.engine) != recipe["engine"]:
+            if self.engine(parent_model, parent.engine, where) != recipe["engine"]:
                 parent_evaluate = self.evaluate(parent_predict, None, parent_model, report.test)
         against: dict[str, str] = {}
         for other in spec.against:
@@ -324,6 +332,16 @@ class _Planner:
         if spec is None:
             raise UsageError(f"{where}: no row is called {name!r}")
         return self.predict(spec.model or name, report.test, engine, spec.system_prompt, where)
+
+
+def _check_calibration(recipe: Mapping[str, Any], data: Collection[Source], where: str) -> None:
+    """Refuse a quantize step that lacks its rows, or is given rows that it would not look at."""
+    calibrated = QuantizeRecipe.model_validate(recipe).calibrated
+    if calibrated and not data:
+        raise UsageError(f"{where}: {recipe['scheme']} is calibrated on rows: say which, or set `calibration: none`")
+    if data and not calibrated:
+        how = "calibration: none" if SCHEMES[recipe["scheme"]].calibrated else recipe["scheme"]
+        raise UsageError(f"{where}: {how} looks at no rows: leave `data` out")
 
 
 def make_plan(

@@ -4,10 +4,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import UsageError
+from shared.schemes import SCHEMES
 
 #: Where Docker and Kubernetes mount secrets, one file a variable (`/run/secrets/roadqa_s3_secret_key`).
 SECRETS = Path("/run/secrets")
@@ -56,9 +57,7 @@ class Settings(BaseSettings):
     engine_kv_cache_bytes: int = Field(0, ge=0, description="KV cache; 0: what is free (GPU), 8 full prompts (CPU)")
     engine_kv_offload_bytes: int = Field(0, ge=0, description="host memory the KV cache may spill into (GPU)")
     engine_processes: bool = Field(False, description="engine in its own process: overlaps, but starts slower")
-    vllm_lacks: str = Field(
-        "", description="quantisations vLLM has no kernel for here: on a CPU fp4; without AVX-512 awq"
-    )
+    vllm_lacks: str = Field("", description="schemes vLLM has no kernel for here, as `make up` finds them for a CPU")
     decode_threads: int = Field(2, ge=1, description="clips decoded at once beside the engine")
 
     serve_api_key: SecretStr = Field(SecretStr(""), description="key that `serve` asks for; none: it asks for none")
@@ -87,6 +86,13 @@ class Settings(BaseSettings):
     trainer_cache_bytes: int = Field(20_000_000_000, ge=0, description="bytes of decoded frames kept in one training")
     trainer_extensions: Path = Field(Path(".state/torch_extensions"), description="DeepSpeed's compiled extensions")
 
+    @field_validator("vllm_lacks")
+    @classmethod
+    def _schemes(cls, value: str) -> str:
+        if strange := sorted(_listed(value) - SCHEMES.keys()):
+            raise ValueError(f"{strange[0]!r} is no scheme; there are: {', '.join(SCHEMES)}")
+        return value
+
     @model_validator(mode="after")
     def _fit(self) -> Self:
         """Times that depend on one another.
@@ -108,7 +114,11 @@ class Settings(BaseSettings):
 
     @property
     def lacking(self) -> frozenset[str]:
-        return frozenset(self.vllm_lacks.replace(",", " ").split())
+        return _listed(self.vllm_lacks)
+
+
+def _listed(value: str) -> frozenset[str]:
+    return frozenset(value.replace(",", " ").split())
 
 
 @lru_cache(maxsize=1)

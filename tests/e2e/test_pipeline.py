@@ -85,8 +85,8 @@ def check_report(report: dict[str, Any], lacking: list[str]) -> None:
     assert beside["difference_ci95"][0] <= gained <= beside["difference_ci95"][1]
     assert 0 < beside["p"] <= 1
     assert rows["fine-tuned B"]["engine"] == "vllm"
-    for scheme in ("fp4", "awq"):
-        assert rows[f"B {scheme}"]["engine"] == ("transformers" if scheme in lacking else "vllm")
+    for row, scheme in (("B fp4", "nvfp4a16"), ("B awq", "awq")):
+        assert rows[row]["engine"] == ("transformers" if scheme in lacking else "vllm")
     assert rows["B awq"]["size_bytes"] < rows["fine-tuned B"]["size_bytes"]
     assert rows["B fp4"]["size_bytes"] < rows["fine-tuned B"]["size_bytes"]
 

@@ -14,7 +14,7 @@ models: {base: b}
 steps:
   labels: {stage: label, data: test}
   tuned: {stage: train, model: base, data: [train, labels]}
-  small: {stage: quantize, model: tuned, scheme: fp4}
+  small: {stage: quantize, model: tuned, scheme: nvfp4a16}
 report:
   test: test
   rows:
@@ -64,10 +64,14 @@ def test_a_row_is_compared_with_others_than_its_parent_on_its_own_engine() -> No
 
 def test_an_engine_without_a_kernel_gives_way_and_so_does_the_parents() -> None:
     auto = parse_pipeline(GOOD.replace(", engine: transformers", ""), "p")
-    rows = {row.name: row for row in make_plan(auto, DATASETS, MODELS, {}, {"fp4"}).rows}
+    rows = {row.name: row for row in make_plan(auto, DATASETS, MODELS, {}, {"nvfp4a16"}).rows}
     assert [row.engine for row in rows.values()] == ["vllm", "vllm", "transformers"]
     assert rows["small"].parent_evaluate is not None
     assert {row.engine for row in make_plan(auto, DATASETS, MODELS, {}, {"awq"}).rows} == {"vllm"}
+    wanted = parse_pipeline(GOOD.replace("engine: transformers", "engine: vllm"), "p")
+    assert make_plan(wanted, DATASETS, MODELS).rows
+    with pytest.raises(UsageError, match=r"report.rows.small.engine: vLLM has no kernel here for nvfp4a16"):
+        make_plan(wanted, DATASETS, MODELS, {}, {"nvfp4a16"})
     earlier = parse_pipeline("{name: p, data: {test: e}, models: {m: b}, submission: {data: test, model: m}}", "p")
     (node,) = make_plan(earlier, DATASETS, {"m": "d" * 64}, {"d" * 64: Made(scheme="awq")}, {"awq"}).nodes
     assert node.recipe["engine"] == "transformers"
@@ -171,7 +175,7 @@ def test_a_seed_or_a_replicate_is_other_work_and_a_name_is_not() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("scheme: fp4", "scheme: fp5", "steps.small: scheme"),
+        ("scheme: nvfp4a16", "scheme: fp4", "steps.small: scheme"),
         ("data: [train, labels]", "data: [train, label]", "no data or earlier step is called 'label'"),
         ("model: base, data", "model: bass, data", "no model or earlier train or quantize step is called 'bass'"),
         ("stage: label,", "stage: lable,", "steps.labels.stage: must be"),
@@ -187,8 +191,10 @@ def test_a_seed_or_a_replicate_is_other_work_and_a_name_is_not() -> None:
         ("name: p", "name: [", "not YAML"),
         ("name: p", "name: p\nname: q", "'name' stands twice"),
         ("name: p", "name: " + 3000 * "[", "not YAML"),
-        ("scheme: fp4", "scheme: awq", "steps.small.data: awq is calibrated on rows"),
-        ("scheme: fp4", "scheme: awq, data: train, group_size: 48", "steps.small: group_size"),
+        ("scheme: nvfp4a16", "scheme: awq", "steps.small.data: awq is calibrated on rows"),
+        ("scheme: nvfp4a16", "scheme: awq, data: train, group_size: 48", "steps.small: group_size"),
+        ("scheme: nvfp4a16", "scheme: nvfp4a16, data: train", "steps.small.data: nvfp4a16 looks at no rows"),
+        ("scheme: nvfp4a16", "scheme: gptq, calibration: none, data: train", "calibration: none looks at no rows"),
         ("model: base, data", "model: base, epochs: .inf, data", "steps.tuned: epochs"),
         ("model: base, data", "model: base, seed: -1, data", "steps.tuned: seed"),
         ("report:", "submission: {data: labels, model: tuned}\nreport:", "submission.data: 'labels' is none of the"),

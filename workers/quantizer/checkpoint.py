@@ -4,71 +4,52 @@ import json
 import re
 import shutil
 import struct
-from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
-from shared.contracts import GroupSize
-from shared.errors import InputError
+from shared import geometry, schemes
+from shared.contracts import QuantizeRecipe
+from shared.errors import InputError, RoadQAError
+from shared.schemes import Tensor
 
-#: The Linears of the text tower. Everything else (vision tower, embeddings, norms, lm_head) stays in 16 bits.
-QUANTIZED = re.compile(
-    r"^(model\.language_model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj))\.weight$"
-)
-#: Tensors that stand for one quantised weight, as compressed-tensors 0.19 names them.
-PARTS = {
-    "fp4": ("weight_packed", "weight_scale", "weight_global_scale"),
-    "awq": ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point"),
-}
-FP4_GROUP = 16
-KERNEL_MULTIPLE = 32  #: vLLM's CPU int4 kernel wants in_features and out_features to be multiples of this
+Tensors = dict[str, Tensor]  #: by name
 
 _WEIGHTS = re.compile(r".*\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json|pt|pth)$")
-_REWRITTEN = {"config.json", "card.json", "recipe.yaml"}
+_REWRITTEN = {"config.json", "card.json", "README.md", "recipe.yaml", "calibration.jsonl"}
+_TEMPORARY = 1 << 20  #: bytes beside the weights: tokenizer, configuration, card
 
 
-class TensorInfo(NamedTuple):
-    """One entry of a safetensors header."""
-
-    dtype: str  #: safetensors' name, `BF16`, `I32`, …
-    shape: tuple[int, ...]
-    size_bytes: int
+class SaveError(RoadQAError):
+    """A save gave other tensors than its loaders will look for."""
 
 
-def tensors(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor in the safetensors files of `folder`, by name.
+def tensors(folder: Path) -> Tensors:
+    """Every tensor in the safetensors files of `folder`.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or a file is cut short.
     """
-    found: dict[str, TensorInfo] = {}
+    found: Tensors = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                found[name] = TensorInfo(entry["dtype"], tuple(entry["shape"]), end - start)
+        try:
+            found |= _header(path)
+        except (struct.error, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path.name}: not whole safetensors; train or pull the model again") from error
     if not found:
         raise InputError(f"{folder}: no safetensors in this model; save it with save_pretrained first")
     return found
 
 
-def bf16_bytes(held: dict[str, TensorInfo]) -> int:
-    """What the tensors of an unquantised checkpoint weigh in bfloat16."""
-    return sum(2 * prod(tensor.shape) for tensor in held.values())
-
-
-def quantized_layers(held: dict[str, TensorInfo]) -> list[str]:
-    """Names of the Linears that are to be quantised, without `.weight`."""
-    return [match[1] for name in held if (match := QUANTIZED.match(name))]
-
-
-def layers_left(held: dict[str, TensorInfo]) -> list[str]:
-    """Names of the two-dimensional weights that stay in 16 bits, without `.weight`."""
-    weights = (name for name, tensor in held.items() if len(tensor.shape) == 2 and not QUANTIZED.match(name))
-    return [name.removesuffix(".weight") for name in weights]
+def _header(path: Path) -> Tensors:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if path.stat().st_size < 8 + length + end:
+        raise ValueError("cut short")
+    return {
+        name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__"
+    }
 
 
 def card(folder: Path) -> dict[str, Any] | None:
@@ -77,64 +58,62 @@ def card(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def check_model(folder: Path, scheme: str, group_size: int) -> dict[str, TensorInfo]:
-    """The tensors of a model that can be quantised so.
+def check_model(folder: Path, recipe: QuantizeRecipe) -> geometry.Shapes:
+    """The shapes of a model that can be quantised so: a whole Qwen3-VL in 16 or 32 bits.
 
     Raises:
-        InputError: not a Qwen3-VL, quantised already, or its layers do not divide into the groups.
+        InputError: another architecture, quantised already, tensors missing or of another shape, or its layers do not
+            divide into the groups.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "qwen3_vl":
-        raise InputError(f"{folder}: model type {config.get('model_type')}; only qwen3_vl is quantised here")
-    if "quantization_config" in config:
-        raise InputError(f"{folder}: this checkpoint is quantised already; give the one it was made from")
-    held = tensors(folder)
-    layers = quantized_layers(held)
-    if not layers:
-        raise InputError(f"{folder}: no weights under model.language_model.layers; was it saved by transformers 5?")
-    check_groups({layer: held[f"{layer}.weight"].shape for layer in layers}, scheme, group_size)
-    return held
+    shapes = geometry.shapes(config)
+    schemes.check_unquantised(config, str(folder))
+    schemes.check_fit(shapes, recipe.scheme, recipe.group_size)
+    held = {name: tensor.shape for name, tensor in tensors(folder).items()}
+    if missing := sorted(shapes.keys() - held.keys()):
+        raise InputError(
+            f"{folder}: {len(missing)} of {len(shapes)} tensors that its config.json asks for are missing; the first is"
+            f" {missing[0]}: save it again with transformers 5"
+        )
+    if wrong := next((name for name, shape in shapes.items() if held[name] != shape), None):
+        raise InputError(f"{folder}: {wrong} is {held[wrong]}, config.json says {shapes[wrong]}; save the model again")
+    return shapes
 
 
-def check_groups(shapes: dict[str, tuple[int, ...]], scheme: str, group_size: int) -> None:
-    """Refuse a group size that does not divide every layer's in_features.
-
-    `shapes` are (out_features, in_features).
+def check_disk(out: Path, bytes_needed: int) -> None:
+    """Refuse work whose result has no room.
 
     Raises:
-        InputError: names a layer and the sizes that fit.
+        RoadQAError: says how much is missing; not the input's fault, so another attempt may help.
     """
-    if scheme == "fp4":
-        wrong = next((name for name, (_, width) in shapes.items() if width % FP4_GROUP), None)
-        if wrong:
-            raise InputError(f"{wrong}: in_features {shapes[wrong][1]} is no multiple of fp4's {FP4_GROUP}; use awq")
-        return
-    odd = next((name for name, shape in shapes.items() if any(size % KERNEL_MULTIPLE for size in shape)), None)
-    if odd:
-        raise InputError(f"{odd}: shape {shapes[odd]} is no multiple of {KERNEL_MULTIPLE}, which awq needs; use fp4")
-    wrong = next((name for name, (_, width) in shapes.items() if width % group_size), None)
-    if wrong:
-        fitting = [size for size in get_args(GroupSize) if all(width % size == 0 for _, width in shapes.values())]
-        raise InputError(
-            f"group_size {group_size} does not divide in_features {shapes[wrong][1]} of {wrong}; "
-            f"sizes that fit this model: {', '.join(map(str, fitting))}"
+    free = shutil.disk_usage(out).free
+    if free < bytes_needed + _TEMPORARY:
+        raise RoadQAError(
+            f"not enough disk for the checkpoint: it takes {(bytes_needed + _TEMPORARY) / 1e9:.2f} GB, {out} has"
+            f" {free / 1e9:.2f} GB free; make room, or set ROADQA_CACHE_DIR to a larger disk"
         )
 
 
-def expected_names(source: dict[str, TensorInfo], scheme: str) -> set[str]:
-    """Names a quantised checkpoint of `source` must hold, no more and no fewer."""
-    names = set(source)
-    for layer in quantized_layers(source):
-        names.remove(f"{layer}.weight")
-        names |= {f"{layer}.{part}" for part in PARTS[scheme]}
-    return names
+def check_saved(shapes: geometry.Shapes, made: Tensors, recipe: QuantizeRecipe) -> None:
+    """Assert that a save kept every tensor under the name, type and shape that its loaders look for.
+
+    Raises:
+        SaveError: names the first that differ.
+    """
+    expected = schemes.checkpoint(shapes, recipe.scheme, recipe.group_size)
+    missing, strange = sorted(expected.keys() - made.keys()), sorted(made.keys() - expected.keys())
+    if missing or strange:
+        raise SaveError(f"saved checkpoint: missing {missing[:5]}, unexpected {strange[:5]}")
+    wrong = [f"{name} is {made[name]}, not {tensor}" for name, tensor in expected.items() if made[name] != tensor]
+    if wrong:
+        raise SaveError(f"saved checkpoint: {len(wrong)} tensors differ; {wrong[0]}")
 
 
-def check_names(source: dict[str, TensorInfo], made: dict[str, TensorInfo], scheme: str) -> None:
-    """Assert that a save kept every tensor under the name its loaders look for."""
-    expected = expected_names(source, scheme)
-    missing, strange = sorted(expected - set(made)), sorted(set(made) - expected)
-    assert not missing + strange, f"saved checkpoint: missing {missing[:5]}, unexpected {strange[:5]}"
+def layers_left(shapes: geometry.Shapes) -> list[str]:
+    """Names of the two-dimensional weights that stay in 16 bits, without `.weight`."""
+    quantised = geometry.linears(shapes)
+    weights = (name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2)
+    return [name for name in weights if name not in quantised]
 
 
 def carry_over(source: Path, out: Path) -> list[str]:

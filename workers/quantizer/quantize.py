@@ -1,4 +1,4 @@
-"""The verb `quantize`: a Qwen3-VL in, one whose text tower has four-bit weights out."""
+"""The verb `quantize`: a Qwen3-VL in, one whose text tower has four- or eight-bit weights out."""
 
 import json
 import time
@@ -6,49 +6,60 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from shared import geometry, schemes
 from shared.context import Context
 from shared.contracts import QuantizeRecipe
-from workers.quantizer import calibration, checkpoint
+from workers.quantizer import calibration, checkpoint, recipes
 
-FORMATS = {"fp4": "NVFP4A16", "awq": "W4A16, asymmetric, AWQ"}
 PACKAGES = ("llmcompressor", "compressed-tensors", "transformers", "torch")
 
 
 def quantize(inputs: dict[str, list[Path]], recipe: QuantizeRecipe, out: Path, ctx: Context) -> dict[str, Any]:
-    """Quantise inputs["model"] into `out`; awq is calibrated on the rows of inputs["data"].
+    """Quantise inputs["model"] into `out`; awq and gptq are calibrated on rows of inputs["data"].
 
-    Returns facts: layers, bytes, calibration rows, seconds of each step.
+    Returns facts: layers, bytes, the calibration set, seconds of each step.
 
     Raises:
-        InputError: no rows for awq, a group size that does not fit, or a model that cannot be quantised.
+        InputError: no rows to calibrate on, a group size that does not fit, a model that cannot be quantised, or
+            numbers in calibration that are none.
         MediaError: a calibration clip cannot be read.
+        RoadQAError: there is no room for the result; the save gave other tensors than loaders look for.
         Stopped: `ctx.stopping` was set.
     """
     (source,) = inputs["model"]
-    held = checkpoint.check_model(source, recipe.scheme, recipe.group_size)
+    shapes = checkpoint.check_model(source, recipe)
+    checkpoint.check_disk(out, schemes.expected_bytes(shapes, recipe.scheme, recipe.group_size))
     rows, questions = calibration.rows_for(recipe, inputs.get("data", []))
     seconds = _Laps()
 
-    from workers.quantizer import compress  # here: a bad input is told before five seconds of imports
+    # here: a bad input is told before five seconds of imports
+    from workers.quantizer import compress
+    from workers.quantizer.encoded import Encoded
 
     seconds.lap("import")
-    batches = calibration.encode(source, rows, questions, recipe, ctx)
-    seconds.lap("encode")
-    model = compress.load(source, recipe.scheme)
-    compress.compress(model, recipe, batches, ctx)
+    model = compress.load(source, recipe)
+    seconds.lap("load")
+    encoded = Encoded(source, rows, questions, recipe, ctx) if questions else None
+    compress.compress(model, recipe, encoded, ctx)
     seconds.lap("quantize")
     compress.save(model, out)
     carried = checkpoint.carry_over(source, out)
     made = checkpoint.tensors(out)
-    checkpoint.check_names(held, made, recipe.scheme)
+    checkpoint.check_saved(shapes, made, recipe)
+    if questions:
+        calibration.write(out, rows, questions)
+    (out / "recipe.yaml").write_text(recipes.text(recipe), encoding="utf-8")
     seconds.lap("save")
     card = {
         "made_by": "quantize",
-        "format": FORMATS[recipe.scheme],
+        "format": schemes.SCHEMES[recipe.scheme].format,
         "recipe": recipe.model_dump(),
-        "layers": {"quantized": checkpoint.quantized_layers(held), "left": checkpoint.layers_left(held)},
-        "bytes": {"bf16": checkpoint.bf16_bytes(held), "quantized": sum(tensor.size_bytes for tensor in made.values())},
-        "calibration": {"rows": len(questions), "origins": calibration.origins(questions)},
+        "layers": {"quantized": list(geometry.linears(shapes)), "left": checkpoint.layers_left(shapes)},
+        "bytes": {
+            "bf16": schemes.expected_bytes(shapes, None),
+            "quantized": sum(tensor.size_bytes for tensor in made.values()),
+        },
+        "calibration": calibration.facts(rows, questions, recipe),
         "carried_over": carried,
         "versions": {package: version(package) for package in PACKAGES},
         "base": checkpoint.card(source),

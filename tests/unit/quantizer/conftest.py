@@ -8,6 +8,7 @@ import torch
 from shared.budget import VideoBudget
 from shared.context import LocalContext
 from shared.contracts import QuantizeRecipe
+from shared.schemes import SCHEMES
 from tests.unit.quantizer import material
 from workers.quantizer.quantize import quantize
 
@@ -26,7 +27,8 @@ class Made:
     def __init__(self, scheme: str, model: Path, rows: Path, root: Path) -> None:
         self.scheme, self.folder, self.ctx = scheme, root / "out", LocalContext(root / "scratch")
         self.folder.mkdir()
-        self.facts = quantize({"model": [model], "data": [rows]}, recipe(scheme), self.folder, self.ctx)
+        self.recipe = recipe(scheme)
+        self.facts = quantize({"model": [model], "data": [rows]}, self.recipe, self.folder, self.ctx)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +41,6 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return material.build_rows(tmp_path_factory.mktemp("rows"))
 
 
-@pytest.fixture(scope="session", params=["fp4", "awq"])
+@pytest.fixture(scope="session", params=list(SCHEMES))
 def made(request: pytest.FixtureRequest, model: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(request.param, model, rows, tmp_path_factory.mktemp("made"))

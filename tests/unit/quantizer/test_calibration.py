@@ -43,11 +43,28 @@ def test_a_teachers_answer_to_what_a_person_has_answered_calibrates_nothing(rows
     assert len(calibration.choose(held, 10_000, seed=0)) == 18
 
 
-def test_awq_without_rows_is_refused_and_fp4_needs_none(rows: Path) -> None:
-    with pytest.raises(InputError, match="awq needs calibration rows"):
-        calibration.rows_for(recipe("awq"), [])
-    assert calibration.rows_for(recipe("fp4"), [rows])[1] == []
+@pytest.mark.parametrize("scheme", ["awq", "gptq"])
+def test_calibration_without_rows_is_refused_and_rounding_needs_none(rows: Path, scheme: str) -> None:
+    with pytest.raises(InputError, match=f"{scheme} needs calibration rows"):
+        calibration.rows_for(recipe(scheme), [])
+    assert calibration.rows_for(recipe(scheme, calibration="none"), [rows])[1] == []
+    assert calibration.rows_for(recipe("nvfp4a16"), [rows])[1] == []
 
 
-def test_origins_are_counted(rows: Path) -> None:
-    assert calibration.origins(Rows([rows]).questions) == {"human": 12, "none": 6}
+def test_each_kind_has_its_share_and_the_rare_ones_a_place(rows: Path) -> None:
+    held = Rows([rows])
+    for place, row in enumerate(held.questions):
+        held.questions[place] = row.model_copy(update={"category": "signs" if place == 0 else "lights"})
+    chosen = calibration.choose(held, 6, seed=0)
+    kinds = Counter((question.category, question.origin.answer) for question in chosen)
+    assert kinds == {("signs", "human"): 1, ("lights", "human"): 3, ("lights", "none"): 2}
+    assert set(Counter(held.clips[question.clip].recording for question in chosen).values()) == {2}
+    assert len(calibration.choose(held, 2, seed=0)) == 2, "fewer than there are kinds"
+
+
+def test_the_card_counts_what_was_shown(rows: Path) -> None:
+    held = Rows([rows])
+    told = calibration.facts(held, held.questions, recipe("awq"))
+    assert told["origins"] == {"human": 12, "none": 6}
+    assert told["categories"] == {"unknown": 18}
+    assert (told["rows"], told["clips"], told["recordings"], told["shows"]) == (18, 9, 3, "video")

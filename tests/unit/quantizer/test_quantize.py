@@ -10,10 +10,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import Qwen3VLForConditionalGeneration
 
+from shared import geometry, schemes
 from shared.context import LocalContext
 from shared.errors import InputError, Stopped
 from tests.unit.quantizer.conftest import Made, recipe
 from workers.quantizer import calibration, checkpoint, compress
+from workers.quantizer.encoded import Encoded
 from workers.quantizer.quantize import quantize
 
 Batch = dict[str, torch.Tensor]
@@ -22,7 +24,8 @@ Batch = dict[str, torch.Tensor]
 @pytest.fixture(scope="session")
 def batches(model: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Batch]:
     held, questions = calibration.rows_for(recipe("awq"), [rows])
-    return calibration.encode(model, held, questions, recipe("awq"), LocalContext(tmp_path_factory.mktemp("encoded")))
+    encoded = Encoded(model, held, questions, recipe("awq"), LocalContext(tmp_path_factory.mktemp("encoded")))
+    return [encoded[place] for place in range(len(encoded))]
 
 
 def letter_logits(folder: Path, batches: list[Batch]) -> torch.Tensor:
@@ -32,11 +35,12 @@ def letter_logits(folder: Path, batches: list[Batch]) -> torch.Tensor:
 
 
 def test_the_checkpoint_holds_the_expected_tensors(made: Made, model: Path) -> None:
-    held = checkpoint.tensors(made.folder)
-    assert set(held) == checkpoint.expected_names(checkpoint.tensors(model), made.scheme)
-    packed = {name: tensor for name, tensor in held.items() if name.endswith(".weight_packed")}
-    assert len(packed) == 14
-    assert {tensor.dtype for tensor in packed.values()} == {"I32" if made.scheme == "awq" else "U8"}
+    """And so the bytes that a plan tells from the config alone are those that come out."""
+    shapes, held = geometry.shapes(json.loads((model / "config.json").read_text())), checkpoint.tensors(made.folder)
+    assert held == schemes.checkpoint(shapes, made.scheme, made.recipe.group_size)
+    size = schemes.expected_bytes(shapes, made.scheme, made.recipe.group_size)
+    assert made.facts["bytes"]["quantized"] == size == sum(tensor.size_bytes for tensor in held.values())
+    assert (made.folder / "model.safetensors").stat().st_size == pytest.approx(size, rel=0.05)  # and a header
 
 
 def test_vision_tower_embeddings_and_head_are_untouched(made: Made, model: Path) -> None:
@@ -57,7 +61,7 @@ def test_everything_beside_the_weights_is_carried_over(made: Made, model: Path) 
 def test_the_config_names_what_stays_in_sixteen_bits(made: Made) -> None:
     quantization = json.loads((made.folder / "config.json").read_text())["quantization_config"]
     assert quantization["quant_method"] == "compressed-tensors"
-    assert quantization["format"] == {"fp4": "nvfp4-pack-quantized", "awq": "pack-quantized"}[made.scheme]
+    assert quantization["format"] == schemes.SCHEMES[made.scheme].format
     assert "lm_head" in quantization["ignore"]
     assert all(name == "lm_head" or name.startswith("model.visual.") for name in quantization["ignore"])
 
@@ -66,7 +70,8 @@ def test_the_card_says_what_was_done(made: Made) -> None:
     card = json.loads((made.folder / "card.json").read_text())
     assert len(card["layers"]["quantized"]) == made.facts["layers"] == 14
     assert card["bytes"]["quantized"] < 0.9 * card["bytes"]["bf16"]
-    assert card["calibration"]["rows"] == (8 if made.scheme == "awq" else 0)
+    assert card["calibration"]["rows"] == (8 if made.recipe.calibrated else 0)
+    assert card["calibration"]["shows"] == ("video" if made.recipe.calibrated else "nothing")
     assert set(card["versions"]) == {"llmcompressor", "compressed-tensors", "transformers", "torch"}
 
 
@@ -79,26 +84,33 @@ def test_the_checkpoint_loads_and_answers_like_its_parent(made: Made, model: Pat
 def test_progress_is_told_for_every_row_and_layer(made: Made) -> None:
     units = {unit: (done, total) for done, total, unit, _ in made.ctx.reports}
     expected: dict[str, tuple[int, int]] = {"layers": (2, 2)}
+    if made.recipe.calibrated:
+        expected["calibration rows"] = (8, 8)
     if made.scheme == "awq":
-        expected |= {"calibration rows": (8, 8), "weight groups": (6, 6)}
+        expected["weight groups"] = (6, 6)
     assert units == expected
 
 
 def test_the_same_seed_gives_the_same_bytes(made: Made, model: Path, rows: Path, tmp_path: Path) -> None:
     again = Made(made.scheme, model, rows, tmp_path)
-    for name in ("model.safetensors", "config.json", "card.json"):
+    for path in made.folder.iterdir():
+        name = path.name
         assert (again.folder / name).read_bytes() == (made.folder / name).read_bytes()
 
 
 def test_clips_of_all_lengths_reach_the_last_layer_as_in_a_plain_forward(
-    model: Path, batches: list[Batch], tmp_path: Path
+    model: Path, rows: Path, batches: list[Batch], tmp_path: Path
 ) -> None:
     """llm-compressor traces the model with the first batch; the others have other shapes."""
     assert len({batch["input_ids"].shape for batch in batches}) > 1
-    plain = seen_by_last_layer(compress.load(model, "awq"), lambda loaded: [loaded(**batch) for batch in batches])
+    plain = seen_by_last_layer(
+        compress.load(model, recipe("awq")), lambda loaded: [loaded(**batch) for batch in batches]
+    )
     ctx = LocalContext(tmp_path)
+    held, questions = calibration.rows_for(recipe("awq"), [rows])
+    encoded = Encoded(model, held, questions, recipe("awq"), ctx)
     calibrated = seen_by_last_layer(
-        compress.load(model, "awq"), lambda loaded: compress.compress(loaded, recipe("awq"), batches, ctx)
+        compress.load(model, recipe("awq")), lambda loaded: compress.compress(loaded, recipe("awq"), encoded, ctx)
     )
     for want, got in zip(plain, calibrated, strict=False):  # later calls belong to the search for scales
         assert torch.cosine_similarity(want.flatten(), got.flatten(), dim=0) > 0.999
