@@ -45,7 +45,8 @@ def digest(stage: str) -> str:
     seen = hashlib.sha256()
     for source in SOURCES[stage]:
         path = ROOT / source
-        files = [path] if path.is_file() else sorted([*path.rglob("*.py"), *path.rglob("prompts/*"), *path.rglob("recipes/*")])
+        words = ("*.py", "prompts/*", "recipes/*")
+        files = [path] if path.is_file() else sorted(file for word in words for file in path.rglob(word))
         for file in files:
             if file.name in _PLUMBING or file.name in _ELSEWHERE.get(stage, ()) or not file.is_file():
                 continue
