@@ -1,5 +1,6 @@
 """Whether a test tells anything: which of its questions are on what the model was trained on."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -33,6 +34,32 @@ def find(
     leaked = [bool(known & given) for known in asked]
     transductive = [bool(known & taught) and not open_ for known, open_ in zip(asked, leaked, strict=True)]
     return Leaks(leaked, transductive)
+
+
+def overlap(
+    questions: Sequence[Question],
+    clips: Mapping[str, Clip],
+    seen: Sequence[Question],
+    seen_clips: Mapping[str, Clip],
+) -> dict[str, int]:
+    """Recordings of validation rows that training rows share, by clip, recording or look: recording → rows."""
+    found = find(questions, clips, seen, seen_clips)
+    shared = [
+        clips[question.clip].recording
+        for question, *known in zip(questions, found.leaked, found.transductive, strict=True)
+        if any(known)
+    ]
+    return dict(Counter(shared))
+
+
+def overlap_text(shared: Mapping[str, int]) -> str:
+    """What a user is told of an overlap, in one line."""
+    named = ", ".join(repr(recording) for recording in sorted(shared)[:5])
+    rest = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+    return (
+        f"validation: {sum(shared.values())} of its rows are on recordings that are trained on ({named}{rest}):"
+        " split them by recording first (`roadqa datasets split`)"
+    )
 
 
 def _taught(origin: Origin) -> bool:

@@ -11,11 +11,18 @@ from shared.store import Store
 
 
 def check(store: Store, plan: Plan) -> None:
-    """Compare the rows of the report with their test, as far as their data is known now.
+    """Compare what is trained on with what validates it, and with the report's test, as far as data is known now.
 
     Raises:
-        UsageError: names the row, and how much of the test it was trained on.
+        UsageError: names the row, and how much of the test it was trained on; or the step whose validation overlaps.
     """
+    for node in plan.nodes:
+        if validation := node.inputs.get("validation"):
+            judged, own = _rows(store, plan, validation)
+            learned, seen_clips = _rows(store, plan, node.inputs["data"])
+            answered = [question for question in judged if question.answer is not None]
+            if shared := leaks.overlap(answered, own, learned, seen_clips):
+                raise UsageError(f"steps.{node.name}: {leaks.overlap_text(shared)}")
     if plan.test is None:
         return
     rows, clips = read_rows(store, plan.datasets[plan.test])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from services.cli import leaks
+from services.cli import bases, leaks
 from services.cli.data import Progress, resolve_data, resolve_model
 from services.cli.estimate import check_limit
 from shared.errors import UsageError
@@ -53,6 +53,7 @@ def resolve(store: Store, pipeline: Pipeline, progress: Progress) -> Plan:
     models = {name: resolve_model(store, name, source, progress) for name, source in pipeline.models.items()}
     known = {model: made(store, model) for model in models.values()}
     plan = make_plan(pipeline, datasets, models, known, settings().lacking)
+    bases.check(store, plan)
     leaks.check(store, plan)
     return plan
 

@@ -33,12 +33,15 @@ def data_facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def build(base: dict[str, Any], recipe: TrainRecipe, plan: Plan, training: dict[str, Any]) -> dict[str, Any]:
-    """The whole card; `base` is the base model's own."""
+def build(
+    base: dict[str, Any], recipe: TrainRecipe, plan: Plan, training: dict[str, Any], judged: Plan | None = None
+) -> dict[str, Any]:
+    """The whole card; `base` is the base model's own, `judged` the rows that validated."""
     return {
         "made_by": "train",
         "recipe": recipe.model_dump(mode="json"),
         "data": data_facts(plan),
         "training": training,
+        **({} if judged is None else {"validation": data_facts(judged)}),
         "base": base,
     }

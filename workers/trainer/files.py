@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from safetensors import safe_open
 
+from shared import families
 from shared.errors import InputError, RoadQAError
 
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -20,10 +21,10 @@ class Tensor(NamedTuple):
 
 
 def check(folder: Path) -> None:
-    """Accept a folder of safetensors only.
+    """Accept a folder of safetensors only, of a model that can be trained.
 
     Raises:
-        InputError: a file could run code when opened (it is not opened), or there are no weights.
+        InputError: a file could run code when opened (it is not opened), there are no weights, or it is another model.
     """
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLED)
     if pickled:
@@ -32,6 +33,7 @@ def check(folder: Path) -> None:
         raise InputError(f"{folder}: holds no .safetensors; is this a model folder?")
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: config.json is missing")
+    families.check(json.loads((folder / "config.json").read_text(encoding="utf-8")), str(folder))
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

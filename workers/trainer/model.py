@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from shared.contracts import LoraRecipe, TrainRecipe
-from shared.errors import InputError, RoadQAError
+from shared.errors import RoadQAError
 from workers.trainer import modules
 
 if TYPE_CHECKING:  # seconds to import, and only some recipes need them
@@ -20,16 +20,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load the base.
-
-    Raises:
-        InputError: it is no Qwen3-VL.
-    """
+    """Load the base, which `files.check` has accepted."""
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
-    if model.config.model_type != "qwen3_vl":
-        raise InputError(f"{folder}: is a {model.config.model_type}; the trainer takes Qwen3-VL")
     model.config.use_cache = False
     return model
 
@@ -79,9 +73,10 @@ def apply_liger(model: PreTrainedModel) -> None:
     Raises:
         RoadQAError: the model still runs its own code.
     """
-    from liger_kernel.transformers import apply_liger_kernel_to_qwen3_vl
+    import liger_kernel.transformers
 
-    apply_liger_kernel_to_qwen3_vl(model=model)
+    patch = f"apply_liger_kernel_to_{model.config.model_type}"
+    getattr(liger_kernel.transformers, patch)(model=model)
     text = model.model.language_model
     patched: dict[str, Any] = {
         "the loss": model.forward,

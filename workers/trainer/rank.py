@@ -34,7 +34,7 @@ from transformers.utils.logging import disable_progress_bar
 from shared.contracts import TrainRecipe
 from shared.errors import RoadQAError
 from shared.vlm.encode import Encoder
-from workers.trainer import files, model, modules, zero
+from workers.trainer import files, model, modules, scoring, validation, zero
 from workers.trainer.channel import Channel, stop_wanted
 from workers.trainer.data import MEMORY_BYTES, ClipCache, Examples, collate
 from workers.trainer.plan import plan
@@ -67,6 +67,13 @@ class InOrder(Trainer):
         optimizer: torch.optim.Optimizer = self.optimizer
         return optimizer
 
+    def gathered(self) -> dict[str, torch.Tensor] | None:
+        """All weights, on rank 0. Called by every rank: under ZeRO-3 each has a part of them."""
+        if not self.is_world_process_zero() and zero.stage(self.recipe.zero) < 3:
+            return None
+        state: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+        return state if self.is_world_process_zero() else None
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Nothing: a DeepSpeed checkpoint holds the weights, and `_save_result` writes the result."""
 
@@ -87,7 +94,8 @@ class Reins(TrainerCallback):
         self._kept = self._began = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        decision = torch.tensor([self._decide(state) if state.is_world_process_zero else GO_ON])
+        over = control.should_training_stop or state.global_step >= state.max_steps  # the result follows at once
+        decision = torch.tensor([self._decide() if state.is_world_process_zero and not over else GO_ON])
         dist.broadcast(decision, src=0, group=self._group)
         if decision.item() != GO_ON:
             control.should_save = True
@@ -95,9 +103,7 @@ class Reins(TrainerCallback):
         if decision.item() == KEEP_AND_STOP:
             control.should_training_stop = self.stopped = True
 
-    def _decide(self, state: TrainerState) -> int:
-        if state.global_step >= state.max_steps:
-            return GO_ON
+    def _decide(self) -> int:
         if stop_wanted(self._request.work):
             return KEEP_AND_STOP
         return KEEP if time.monotonic() - self._kept >= self._request.checkpoint_seconds else GO_ON
@@ -176,7 +182,10 @@ def run(request: RankRequest, channel: Channel) -> None:
     args = arguments(request, cuda)
     loaded = model.prepare(model.load(request.model, model.DTYPES[recipe.precision]), recipe, cuda)
     reins = Reins(request, channel)
-    trainer = make_trainer(request, args, loaded, [reins])
+    judge = scoring.judge(request, channel)
+    trainer = make_trainer(request, args, loaded, [*judge, reins])
+    for callback in judge:
+        callback.trainer = trainer
     trainer.train(resume_from_checkpoint=str(request.resume) if request.resume else None)
     if not reins.stopped:
         _save_result(trainer, request)
@@ -213,11 +222,13 @@ def make_trainer(
     return trainer
 
 
-def _save_result(trainer: Trainer, request: RankRequest) -> None:
-    """Gather the weights (a collective under ZeRO-3), merge an adapter, write."""
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if not trainer.is_world_process_zero():
+def _save_result(trainer: InOrder, request: RankRequest) -> None:
+    """Gather the weights, the best ones where they were validated, merge an adapter, write."""
+    state = trainer.gathered()
+    if state is None:
         return
+    if top := validation.best(validation.points(trainer.state.log_history)):
+        state = scoring.with_best(state, request.work, request.best, top)
     trained = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     unset_hf_deepspeed_config()  # a model made from here on is whole, whatever the ZeRO stage
     if request.recipe.lora is not None:
@@ -233,6 +244,7 @@ def _write_history(trainer: Trainer, request: RankRequest) -> None:
     history = {
         "steps": trainer.state.global_step,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        **validation.facts(trainer.state.log_history, request.steps),
         "parameters": sum(_size(p) for p in parameters),
         "trained_parameters": sum(_size(p) for p in parameters if p.requires_grad),
         "liger": torch.cuda.is_available() and request.recipe.liger,

@@ -13,10 +13,12 @@ class RankRequest(Frozen):
 
     model: Path
     data: tuple[Path, ...]
+    validation: tuple[Path, ...] = ()
     recipe: TrainRecipe
     out: Path  #: where rank 0 writes weights and config
     work: Path  #: clip cache, checkpoints, the stop file
     resume: Path | None  #: a Trainer checkpoint folder
+    best: Path | None = None  #: the best weights that go with it
     steps: int
     micro_batch: int
     accumulation: int

@@ -12,7 +12,7 @@ from shared.context import Context
 from shared.contracts import TrainRecipe
 from shared.errors import InputError, RoadQAError, Stopped
 from shared.settings import settings
-from workers.trainer import card, checkpoints, files, prebuild, zero
+from workers.trainer import best, card, checkpoints, files, prebuild, validation, zero
 from workers.trainer.plan import plan, steps
 from workers.trainer.ranks import Ranks
 from workers.trainer.request import HISTORY, RankRequest
@@ -32,10 +32,11 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
     """
     began = time.monotonic()
     (base,) = inputs["model"]
-    if inputs.get("validation") or recipe.loss_on == "reasoning":
-        raise InputError("the trainer does not take `validation` or `loss_on: reasoning` yet")
+    if recipe.loss_on == "reasoning":
+        raise InputError("the trainer does not take `loss_on: reasoning` yet")
     files.check(base)
     chosen = plan(inputs["data"], recipe.mix, recipe.seed)
+    judged = validation.rows(inputs["validation"], chosen) if inputs.get("validation") else None
     gpus = _gpus()
     spread = _spread(recipe, gpus)
     with tempfile.TemporaryDirectory(
@@ -46,10 +47,12 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
         request = RankRequest(
             model=base,
             data=tuple(inputs["data"]),
+            validation=tuple(inputs.get("validation", ())),
             recipe=recipe,
             out=out,
             work=work,
             resume=resume,
+            best=best.resume(ctx.scratch, checkpoints.step_of(resume), work),
             steps=steps(chosen.epoch_rows, recipe.epochs, recipe.global_batch),
             micro_batch=spread.micro_batch,
             accumulation=spread.accumulation,
@@ -61,11 +64,11 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
         training = json.loads((work / HISTORY).read_text(encoding="utf-8"))
     files.copy_companions(base, out)
     training["tensors"] = files.same_tensors(base, out)
-    made = card.build(files.card(base), recipe, chosen, training)
+    made = card.build(files.card(base), recipe, chosen, training, judged)
     (out / "card.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
     return {
         **made["data"],
-        **{name: fact for name, fact in training.items() if name != "losses"},
+        **{name: fact for name, fact in training.items() if name not in ("losses", "validations")},
         "processes": spread.processes,
         "resumed_from_step": checkpoints.step_of(resume),
         "seconds": round(time.monotonic() - began, 1),
@@ -79,6 +82,7 @@ def _train(request: RankRequest, spread: zero.Spread, environment: dict[str, str
         Stopped: they were asked to stop, and kept a checkpoint.
     """
     outcome, asked = "nothing", False
+    judged: dict[str, float] = {}  # the newest validation
     with Ranks(request, spread.processes, environment) as ranks:
         for event in ranks.events():
             if ctx.stopping and not asked:
@@ -87,9 +91,14 @@ def _train(request: RankRequest, spread: zero.Spread, environment: dict[str, str
             match event:
                 case {"event": "log", "step": step, **facts}:
                     shown = {name: fact for name, fact in facts.items() if name != "event"}
-                    ctx.progress(step, request.steps, "steps", **shown)
+                    ctx.progress(step, request.steps, "steps", **shown, **judged)
+                case {"event": "validation", "step": _, **facts}:
+                    judged = {name: fact for name, fact in facts.items() if name != "event"}
+                case {"event": "best", "step": step, "folder": folder}:
+                    best.keep(ctx.scratch, Path(folder), step)
                 case {"event": "checkpoint", "step": step, "folder": folder}:
                     checkpoints.keep(ctx.scratch, Path(folder), step, spread.processes)
+                    best.drop_spare(ctx.scratch, checkpoints.kept_steps(ctx.scratch, spread.processes))
                 case {"event": "end", "outcome": str(outcome)}:
                     continue
     if outcome == "stopped":

@@ -39,6 +39,12 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def validating(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five human-labelled rows on recordings of their own."""
+    return write_part(tmp_path_factory.mktemp("validating"), [Origin(answer="human")] * 5, first=200)
+
+
+@pytest.fixture(scope="session")
 def test_derived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four rows that a teacher labelled on test clips, one of them augmented."""
     taught = Origin(answer="teacher", test_derived=True, teacher="t")
