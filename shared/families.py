@@ -1,6 +1,6 @@
 """Which models can be trained: what the video contract and the encoder fit, by config.json alone.
 
-A model must take clips as Qwen3-VL's processor cuts them (cells of 32×32 pixels, two frames a temporal patch, a timestamp
+A model must take clips as Qwen3-VL's processor cuts them (cells of 32×32 pixels, two frames a patch, a timestamp
 before each) and be asked by its chat template. These do, and have been trained and saved, as random weights of a tiny
 size: `tests/unit/trainer/test_families.py`. Qwen3.5 has the same processor, but its template opens a thought before the
 answer, which the encoder does not write; Qwen2.5-VL has cells of 28×28 pixels; others have their own ways with frames.
