@@ -263,7 +263,7 @@ def seen_inputs(stage: str, recipe: Mapping[str, Any]) -> tuple[str, ...]:
     """Inputs of a stage whose rows its model knows: learned, chosen by, or (their answers too) calibrated with."""
     if stage == "train":
         return "data", "validation"
-    return ("data",) if stage == "quantize" and recipe["scheme"] != "fp4" else ()
+    return ("data",) if stage == "quantize" and QuantizeRecipe.model_validate(recipe).calibrated else ()
 
 
 def parse_recipe(stage: str, values: dict[str, Any]) -> Frozen:

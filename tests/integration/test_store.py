@@ -113,10 +113,10 @@ def test_what_a_model_was_trained_on_is_found_back_to_its_base(store: Store, tmp
     (tmp_path / "weights").write_bytes(b"w")
     model = store.put_artifact("model", tmp_path)
     steps: list[tuple[str, dict[str, str], str]] = [("train", {}, "a"), ("train", {}, "b")]
-    for stage, recipe, data in [*steps, ("quantize", {"scheme": "fp4"}, "c")]:
+    for stage, recipe, data in [*steps, ("quantize", {"scheme": "nvfp4a16"}, "c")]:
         lineage = Lineage(stage=stage, version=1, recipe=recipe, inputs={"model": (model,), "data": (data,)})
         model = store.put_artifact("model", tmp_path, lineage)
-    assert made(store, model) == (("b", "a"), "fp4"), "fp4 looks at no rows"
+    assert made(store, model) == (("b", "a"), "nvfp4a16"), "nvfp4a16 looks at no rows"
     lineage = Lineage(stage="quantize", version=1, recipe={"scheme": "awq"}, inputs={"model": (model,), "data": ("d",)})
     assert made(store, store.put_artifact("model", tmp_path, lineage)) == (("d", "b", "a"), "awq")
 

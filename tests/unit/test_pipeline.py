@@ -119,11 +119,11 @@ def test_a_wrong_training_recipe_is_told_where_it_stands(train: str, said: str) 
 
 
 def test_the_rows_that_calibrate_a_model_are_rows_it_has_seen() -> None:
-    text = GOOD.replace("model: tuned, scheme: fp4", "model: base, scheme: awq, data: train")
+    text = GOOD.replace("model: tuned, scheme: nvfp4a16", "model: base, scheme: awq, data: train")
     nodes = {node.name: node for node in plan(text).nodes}
     small = next(row for row in plan(text).rows if row.name == "small")
     assert {s.artifact for s in nodes[small.evaluate].inputs["seen"]} == {"a" * 64, "b" * 64}
-    made = plan(text.replace("scheme: awq", "scheme: fp4"))  # which needs no rows, and looks at none
+    made = plan(text.replace("scheme: awq, data: train", "scheme: nvfp4a16"))  # which looks at none
     assert all("seen" not in node.inputs for node in made.nodes if node.name == made.rows[2].evaluate)
 
 
