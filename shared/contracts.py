@@ -201,12 +201,27 @@ class PredictRecipe(Recipe):
     video: VideoBudget = VideoBudget()
 
 
+class Gate(Recipe):
+    """What a checkpoint must keep of its parent's accuracy, on the same questions and engine, to be promoted."""
+
+    max_drop: float | None = Field(None, ge=0, le=1)  #: of the share answered rightly: 0.02 is two points
+    min_recovery: float | None = Field(None, gt=0, le=1)  #: accuracy divided by the parent's
+    by: Literal["estimate", "interval"] = "estimate"  #: interval: the interval's worse end must hold too
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.max_drop is None and self.min_recovery is None:
+            raise ValueError("say max_drop (0.02: two points), min_recovery (0.98), or both")
+        return self
+
+
 class EvaluateRecipe(Recipe):
     """Accuracy with its interval, and the paired test against the parent."""
 
     resamples: int = Field(10_000, ge=100)  #: cluster bootstrap over recordings
     confidence: float = Field(0.95, gt=0, lt=1)
     leaks: Literal["refuse", "mark"] = "refuse"  #: what to do where the model was trained on clips of the test
+    gate: Gate | None = None  #: what the model must keep of its parent's accuracy
     seed: Seed = 0
 
 
@@ -220,6 +235,7 @@ class Input(NamedTuple):
     kind: Kind
     required: bool = True
     clips: bool = True  #: rows only: whether the clips' bytes are fetched beside the questions
+    only: tuple[str, ...] = ()  #: files that are fetched; empty: all of them
 
 
 class Stage(NamedTuple):
@@ -232,6 +248,7 @@ class Stage(NamedTuple):
     inputs: dict[str, Input]
     output: Kind
     fan_out: str | None = None
+    about: str | None = None  #: input of whose artifacts the output speaks: it is found from them (`shared/store.py`)
     asks_teacher: bool = False  #: may cost money; its journal is for all tasks, and stays: the answers were paid for
 
     def costs(self, recipe: Mapping[str, Any]) -> bool:
@@ -251,10 +268,11 @@ STAGES: dict[str, Stage] = {
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
         Stage("predict", 3, "inference", PredictRecipe,
               {"model": Input("model"), "data": Input("rows")}, "predictions", "data"),
-        Stage("evaluate", 2, "inference", EvaluateRecipe,
+        Stage("evaluate", 3, "inference", EvaluateRecipe,
               {"predictions": Input("predictions"), "parent": Input("predictions", required=False),
-               "data": Input("rows", clips=False), "seen": Input("rows", required=False, clips=False)},
-              "scores"),
+               "data": Input("rows", clips=False), "seen": Input("rows", required=False, clips=False),
+               "model": Input("model", required=False, only=("card.json",))},
+              "scores", about="model"),
     )
 }  # fmt: skip
 

@@ -131,6 +131,26 @@ def compare(
     )
 
 
+def recovery(
+    model: Sequence[int], parent: Sequence[int], recordings: Sequence[str], settings: Settings | None = None
+) -> tuple[float, Interval] | None:
+    """Accuracy as a share of the parent's on the same questions, and its interval; None where the parent has none."""
+    settings = settings or Settings()
+    share = _mean(parent)
+    if not share:
+        return None
+    ours, theirs = _per_recording(model, recordings)[0], _per_recording(parent, recordings)[0]
+    # a draw without any right answer of the parent's says nothing; one right answer stands in for it
+    ends = cluster_interval(
+        np.stack([ours, theirs], axis=1), lambda drawn: drawn[:, 0] / np.maximum(drawn[:, 1], 1), settings
+    )
+    differences = [a - b for a, b in zip(model, parent, strict=True)]
+    wins, losses = differences.count(1), differences.count(-1)
+    low, high = agresti_min(wins, losses, len(differences), settings.confidence)
+    by_question = (1 + low / share, 1 + high / share)
+    return _mean(model) / share, _widened(_mean(model) / share, ends, recordings, by_question, "Agresti-Min")
+
+
 def sign_flip_p(differences: Iterable[int]) -> float:
     """Two-sided p of the paired sign-flip test: how often |sum| is as large when each unit's sign is a fair coin.
 
@@ -191,14 +211,25 @@ def _interval(
     That is so with few recordings, and where every recording says the same: both would give an
     interval far too narrow, down to [1, 1].
     """
-    low, high = cluster_bootstrap(values, recordings, settings)
-    mean, count = _mean(values), len(set(recordings))
+    return _widened(
+        _mean(values), cluster_bootstrap(values, recordings, settings), recordings, by_question, by_question_name
+    )
+
+
+def _widened(
+    estimate: float,
+    bootstrap: tuple[float, float],
+    recordings: Sequence[str],
+    by_question: tuple[float, float],
+    by_question_name: str,
+) -> Interval:
+    (low, high), count = bootstrap, len(set(recordings))
     method = f"bootstrap over {count} recordings"
     if count < FEW_RECORDINGS or low == high:
         low, high = min(low, by_question[0]), max(high, by_question[1])
         why = "too few" if count < FEW_RECORDINGS else "no spread"
         method = f"the wider of {by_question_name} and a {method} ({why} to rest on the bootstrap alone)"
-    return Interval(min(low, mean), max(high, mean), method)
+    return Interval(min(low, estimate), max(high, estimate), method)
 
 
 def _expanded_tail(count: int, confidence: float) -> float:

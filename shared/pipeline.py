@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
-from shared.contracts import STAGES, QuantizeRecipe, parse_recipe, seen_inputs
+from shared.contracts import STAGES, Gate, QuantizeRecipe, parse_recipe, seen_inputs
 from shared.errors import UsageError
 from shared.prompts import SystemPrompt
 from shared.schema import Frozen
@@ -37,12 +37,14 @@ class ReportRow(Frozen):
     against: tuple[str, ...] = ()  #: further rows that it is compared with, as with its parent
     system_prompt: SystemPrompt | None = None
     engine: Engine = "auto"
+    gate: Gate | None = None  #: what the model must keep of the parent's accuracy to be served
 
 
 class ReportSpec(Frozen):
     test: str  #: a data name
     rows: dict[str, ReportRow]
     leaks: Literal["refuse", "mark"] = "refuse"  #: mark: score also what a model was trained on, and say so
+    gate: Gate | None = None  #: of every row whose model is quantised and has a parent, unless it sets its own
 
 
 class SubmissionSpec(Frozen):
@@ -252,8 +254,7 @@ class _Planner:
         Raises:
             UsageError: vLLM is asked for, and has no kernel here for the model's format.
         """
-        node = self.nodes.get(model)
-        scheme = node.recipe.get("scheme") if node else self.made.get(self.models.get(model, ""), Made()).scheme
+        scheme = self.scheme(model)
         lacks = scheme in self.lacking
         if lacks and wanted == "vllm":
             raise UsageError(
@@ -286,15 +287,29 @@ class _Planner:
     def seen_before(self, artifact: str) -> tuple[Source, ...]:
         return tuple(Source(artifact=part) for part in self.made.get(artifact, Made()).trained_on)
 
-    def evaluate(self, predict: str, parent: str | None, model: str, test: str) -> str:
-        name = f"evaluate {predict}" + (f" against {parent}" if parent else "")
+    def scheme(self, model: str) -> str | None:
+        """How a model of this plan is quantised."""
+        node = self.nodes.get(model)
+        return node.recipe.get("scheme") if node else self.made.get(self.models.get(model, ""), Made()).scheme
+
+    def gate(self, model: str, spec: ReportRow, report: ReportSpec, where: str) -> Gate | None:
+        """What a row's model must keep of its parent's accuracy."""
+        if spec.gate is not None and spec.parent is None:
+            raise UsageError(f"{where}.gate: there is no parent to compare with; say `parent`")
+        return spec.gate or (report.gate if self.scheme(model) and spec.parent else None)
+
+    def evaluate(self, predict: str, parent: str | None, model: str, test: str, gate: Gate | None = None) -> str:
+        """Scores; with a gate, or where a quantised model has a parent, a verdict on the model too."""
+        name = f"evaluate {predict}" + (f" against {parent}" if parent else "") + _under(gate)
         if name not in self.nodes:
             inputs = {"predictions": (Source(node=predict),), "data": self.sources([test], "report.test")}
             if parent:
                 inputs["parent"] = (Source(node=parent),)
             if seen := self.seen(model):
                 inputs["seen"] = seen
-            self.add(name, "evaluate", self.recipe("evaluate", {"leaks": self.leaks}, name), inputs, 0)
+            if parent and (gate or self.scheme(model)):
+                inputs["model"] = (self.model(model, name),)
+            self.add(name, "evaluate", self.recipe("evaluate", {"leaks": self.leaks, "gate": gate}, name), inputs, 0)
         return name
 
     def row(self, name: str, spec: ReportRow, report: ReportSpec) -> PlannedRow:
@@ -321,7 +336,7 @@ class _Planner:
             engine=recipe["engine"],
             system_prompt=recipe["system_prompt"],
             predict=predict,
-            evaluate=self.evaluate(predict, parent_predict, model, report.test),
+            evaluate=self.evaluate(predict, parent_predict, model, report.test, self.gate(model, spec, report, where)),
             parent_evaluate=parent_evaluate,
             against=against,
         )
@@ -332,6 +347,11 @@ class _Planner:
         if spec is None:
             raise UsageError(f"{where}: no row is called {name!r}")
         return self.predict(spec.model or name, report.test, engine, spec.system_prompt, where)
+
+
+def _under(gate: Gate | None) -> str:
+    asked = gate.model_dump(exclude_none=True) if gate else {}
+    return f" under {', '.join(f'{name} {value}' for name, value in asked.items())}" if asked else ""
 
 
 def _check_calibration(recipe: Mapping[str, Any], data: Collection[Source], where: str) -> None:

@@ -128,10 +128,11 @@ class Worker:
         with self._store.workspace() as space:
             inputs: dict[str, list[Path]] = {name: [] for name in contract.inputs}
             for name, artifacts in task.inputs.items():
+                wanted = contract.inputs[name]
                 for number, artifact in enumerate(artifacts):
                     folder = space / name / f"{number:05d}"
                     folder.mkdir(parents=True)
-                    self._store.get_artifact(artifact, folder, clips=contract.inputs[name].clips)
+                    self._store.get_artifact(artifact, folder, clips=wanted.clips, only=wanted.only)
                     inputs[name].append(folder)
             out = space / "out"
             out.mkdir()
@@ -141,6 +142,8 @@ class Worker:
         result = Result(
             artifact=artifact, stage=task.stage, facts=facts, seconds=time.monotonic() - started, attempt=attempt
         )
+        for model in task.inputs.get(contract.about, ()) if contract.about else ():
+            self._store.write(f"about/{model}/{artifact}", b"")
         self._store.write_if_absent(f"results/{task.key}", result.model_dump_json().encode())
         if not contract.asks_teacher:
             StoreScratch(self._store, task.key).clear()

@@ -3,6 +3,7 @@
 Keys:
     blobs/<sha256>                        a file's bytes
     artifacts/<sha256>                    a manifest: kind, files, parts, lineage
+    about/<artifact>/<scores>             scores that speak of a model
     requests/<recipe>/<inputs>            what a task is to do
     results/<recipe>/<inputs>             a task's result: put if absent, which is the commit
     attempts/<recipe>/<inputs>/<n>[.end]  an attempt, and how it ended
@@ -24,7 +25,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
@@ -367,10 +368,11 @@ class Store:
         """Raises NotInStoreError where there is no such artifact."""
         return Manifest.model_validate_json(self.read(f"artifacts/{artifact}"))
 
-    def get_artifact(self, artifact: str, folder: Path, *, clips: bool = True) -> Manifest:
-        """Lay an artifact's files out in `folder` as links into the cache."""
+    def get_artifact(self, artifact: str, folder: Path, *, clips: bool = True, only: Collection[str] = ()) -> Manifest:
+        """Lay an artifact's files out in `folder` as links into the cache; `only` these of them, where it names any."""
         manifest = self.manifest(artifact)
         wanted = [file for file in manifest.files if clips or not file.path.startswith("clips/")]
+        wanted = [file for file in wanted if file.path in only] if only else wanted
         with ThreadPoolExecutor(8) as pool:
             for _ in pool.map(lambda file: self.get_blob(file.digest, folder / file.path), wanted):
                 pass

@@ -28,6 +28,7 @@ from services.cli.collect import collect
 from services.cli.finish import finish
 from services.cli.rejected import turned_away
 from services.cli.show import example as _example
+from shared import verdicts
 from shared.errors import BrokerError, RoadQAError, UsageError
 from shared.lease import board
 from shared.run import Runs
@@ -232,6 +233,8 @@ def report_(run: str, as_json: bool, html: Path | None, submission: Path | None)
     if submission:
         submission.parent.mkdir(parents=True, exist_ok=True)
         predictions.write_run_submission(store(), run, submission)
+        if answering := predictions.submitting(store(), run):
+            _warn_of(*answering)
     if as_json:
         _as_json(made)
     elif not (html or submission):
@@ -251,9 +254,16 @@ def predict(dataset: str, model: str, output: Path, engine: str, system_prompt: 
     board().ping()
     with show.progress() as progress:
         plan = predictions.plan(store(), dataset, model, engine, system_prompt, progress)
+    _warn_of(plan.models[model], model)
     started = finish(store(), board(), plan)
     count = predictions.write_run_submission(store(), started, output)
     click.echo(f"{output}: {count} answers")
+
+
+def _warn_of(model: str, name: str) -> None:
+    """Say what speaks against the model that answers."""
+    if why := verdicts.refusal(store(), model):
+        click.echo(f"roadqa: {name} answers, though {why}", err=True)
 
 
 @main.command(
@@ -261,18 +271,20 @@ def predict(dataset: str, model: str, output: Path, engine: str, system_prompt: 
 )
 @click.argument("model")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="On loopback.")
+@click.option("--force", is_flag=True, help="Serve it even where its gate refused it.")
 @click.argument("vllm_options", nargs=-1, type=click.UNPROCESSED)
-def serve_(model: str, port: int, vllm_options: tuple[str, ...]) -> None:
+def serve_(model: str, port: int, force: bool, vllm_options: tuple[str, ...]) -> None:
     """Serve a model by vLLM's OpenAI-compatible server, until Ctrl-C. Options after -- are vLLM's own."""
     with show.progress() as progress:
         artifact = data.resolve_model(store(), "base", model, progress)
+    verdicts.check(store(), artifact, model, force)  # the server says it too: it may be started without this command
 
     def ready(url: str) -> None:
         click.echo(f"{model} answers at {url}/v1, its metrics at {url}/metrics. To ask it of a clip:")
         click.echo(serve.example(url, model))
 
     try:
-        serve.serve(artifact, model, port, vllm_options, ready)
+        serve.serve(artifact, model, port, (*(["--force"] if force else []), *vllm_options), ready)
     except KeyboardInterrupt:
         click.echo(f"{model} is no longer served", err=True)
 

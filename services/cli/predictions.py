@@ -44,6 +44,21 @@ def _recipe(store: Store, artifact: str) -> dict[str, Any]:
     return recipe
 
 
+def submitting(store: Store, run: str) -> tuple[str, str] | None:
+    """The model that makes a run's submission, and the step or name it goes by; None where it is not there yet."""
+    runs = Runs(store)
+    planned = runs.plan(run)
+    predict = next((node for node in planned.nodes if node.name == planned.submission), None)
+    if predict is None:
+        return None
+    (source,) = predict.inputs["model"]
+    if source.node is None:
+        artifact = str(source.artifact)
+        return artifact, next((name for name, model in planned.models.items() if model == artifact), artifact[:12])
+    made = runs.state(run, planned).node(source.node)
+    return (made.artifacts[0], source.node) if made.complete else None
+
+
 def write_run_submission(store: Store, run: str, path: Path) -> int:
     """Write the run's answers; returns how many.
 

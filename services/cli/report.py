@@ -148,6 +148,7 @@ def _row(view: RowView) -> Row:
         "size_bytes": view.size_bytes,
         "seconds_per_question": scores.get("seconds_per_question"),
         "prompt_tokens": scores.get("prompt_tokens"),
+        "kept": scores.get("verdict"),  # of its parent: the verdict of a quantised or gated row
         "card": view.card,
         "artifacts": view.artifacts,
     }
@@ -236,7 +237,11 @@ def headline(rows: list[Row]) -> dict[str, Any]:
         kind, text = "open", f"No row is clearly better than {base['name']}."
     else:
         kind, text = "loss", f"No row scores above {base['name']}."
-    return {"kind": kind, "text": text, "details": [_gain(best, base, apart), *_shrunk(measured), *_doubts(best)]}
+    return {
+        "kind": kind,
+        "text": text,
+        "details": [_gain(best, base, apart), *_shrunk(measured), *_kept(measured), *_doubts(best)],
+    }
 
 
 def _side_by_side(best: Row, base: Row) -> str:
@@ -274,6 +279,23 @@ def _shrunk(measured: list[Row]) -> list[str]:
     return said
 
 
+def _kept(measured: list[Row]) -> list[str]:
+    """What each quantised or gated row kept of its parent, and what its gate makes of that."""
+    said = []
+    for row in measured:
+        if not (kept := row.get("kept")):
+            continue
+        flips, apart, share = kept["flips"], kept["logprobs"], kept["recovery"]
+        keeps = f"keeps {words.percent(share['is'])} ({words.interval(share['ci95'])}) of" if share else "is beside"
+        gate = {"measured": "No gate was set"}.get(kept["state"], f"{kept['state'].capitalize()}: {kept['why']}")
+        said.append(
+            f"{row['name']} {keeps} {row['parent']}'s accuracy; {flips['flipped']} of {flips['n']} answers are others"
+            f" ({flips['won']} won, {flips['lost']} lost); the choices' log-probabilities are {apart['mean']:.3f} apart"
+            f" on average, {apart['max']:.2f} at most. {gate}."
+        )
+    return said
+
+
 def _doubts(best: Row) -> list[str]:
     said = []
     if best["ci95"][0] <= best["majority"]:
@@ -293,8 +315,9 @@ def _doubts(best: Row) -> list[str]:
 
 
 def marks(row: Row) -> list[str]:
-    """Words that belong beside a score wherever it stands: leaked, transductive."""
-    return [mark for mark in ("leaked", "transductive") if (row[mark] or {}).get("questions")]
+    """Words that belong beside a score wherever it stands: leaked, transductive, refused."""
+    found = [mark for mark in ("leaked", "transductive") if (row[mark] or {}).get("questions")]
+    return found + (["refused"] if (row.get("kept") or {}).get("state") == "refused" else [])
 
 
 def _ends(row: Row) -> str:

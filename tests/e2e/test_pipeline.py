@@ -87,6 +87,10 @@ def check_report(report: dict[str, Any], lacking: list[str]) -> None:
     assert rows["fine-tuned B"]["engine"] == "vllm"
     for row, scheme in (("B fp4", "nvfp4a16"), ("B awq", "awq")):
         assert rows[row]["engine"] == ("transformers" if scheme in lacking else "vllm")
+        kept = rows[row]["kept"]
+        assert kept["state"] == ("promoted" if scored >= 100 else "undecided")
+        assert kept["flips"]["n"] == scored
+        assert kept["size"]["ratio"] > 1.2
     assert rows["B awq"]["size_bytes"] < rows["fine-tuned B"]["size_bytes"]
     assert rows["B fp4"]["size_bytes"] < rows["fine-tuned B"]["size_bytes"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from services.cli.runs import presets, read_pipeline
 from shared.errors import UsageError
-from shared.pipeline import Made, Plan, make_plan, parse_pipeline
+from shared.pipeline import Made, Node, Plan, make_plan, parse_pipeline
 from shared.run import expand
 
 GOOD = """
@@ -125,6 +125,26 @@ def test_the_rows_that_calibrate_a_model_are_rows_it_has_seen() -> None:
     assert {s.artifact for s in nodes[small.evaluate].inputs["seen"]} == {"a" * 64, "b" * 64}
     made = plan(text.replace("scheme: awq, data: train", "scheme: nvfp4a16"))  # which looks at none
     assert all("seen" not in node.inputs for node in made.nodes if node.name == made.rows[2].evaluate)
+
+
+def test_a_quantised_row_gets_a_verdict_and_the_gate_that_stands_nearest() -> None:
+    def evaluated(text: str, row: str) -> Node:
+        made = plan(text)
+        nodes = {node.name: node for node in made.nodes}
+        return nodes[next(planned for planned in made.rows if planned.name == row).evaluate]
+
+    assert evaluated(GOOD, "small").inputs["model"][0].node == "small"
+    assert evaluated(GOOD, "small").recipe["gate"] is None
+    assert "model" not in evaluated(GOOD, "tuned").inputs
+    whole = GOOD.replace("  test: test\n", "  test: test\n  gate: {max_drop: 0.02}\n")
+    assert evaluated(whole, "small").recipe["gate"] == {"max_drop": 0.02, "min_recovery": None, "by": "estimate"}
+    assert evaluated(whole, "tuned").recipe["gate"] is None
+    own = whole.replace("{parent: tuned,", "{parent: tuned, gate: {min_recovery: 0.98, by: interval},")
+    assert evaluated(own, "small").recipe["gate"] == {"max_drop": None, "min_recovery": 0.98, "by": "interval"}
+    gated = evaluated(GOOD.replace("{parent: baseline}", "{parent: baseline, gate: {max_drop: 0}}"), "tuned")
+    assert gated.inputs["model"][0].node == "tuned"
+    with pytest.raises(UsageError, match=r"report.rows.baseline.gate: there is no parent"):
+        plan(GOOD.replace("{model: base, ", "{model: base, gate: {max_drop: 0}, "))
 
 
 def test_what_a_model_of_an_earlier_run_was_trained_on_counts_too() -> None:

@@ -10,6 +10,7 @@ from shared.contracts import EvaluateRecipe
 from shared.errors import InputError
 from shared.leaks import find as find_leaks
 from shared.schema import Prediction, Question, Rows, read_jsonl
+from workers.inference import verdict
 
 
 class Scored(NamedTuple):
@@ -41,8 +42,11 @@ def evaluate(inputs: dict[str, list[Path]], recipe: EvaluateRecipe, out: Path, c
         scores = score(scored, correct, settings) | costs(scored.questions, predictions)
         scores["parent"] = against_parent(scored, correct, inputs.get("parent", []), settings)
         scores |= leaks(scored, correct, data, Rows(inputs.get("seen", [])), recipe)
+        scores["verdict"] = verdict_on(scored, predictions, inputs, recipe, settings)
     else:
         scores = unscored(data, predictions)
+    if scores.get("verdict"):
+        verdict.write(out, scores["verdict"])
     (out / "scores.json").write_text(json.dumps(scores, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     ctx.progress(1, 1, "table", accuracy=scores["accuracy"])
     return scores
@@ -172,6 +176,22 @@ def against_parent(
         "wins": found.wins,
         "losses": found.losses,
     }
+
+
+def verdict_on(
+    scored: Scored,
+    predictions: dict[str, Prediction],
+    inputs: dict[str, list[Path]],
+    recipe: EvaluateRecipe,
+    settings: metrics.Settings,
+) -> dict[str, Any] | None:
+    """What a checkpoint kept of its parent, None where it is not asked for: no `model`, or no parent."""
+    if not inputs.get("model") or not inputs.get("parent"):
+        return None
+    (folder,) = inputs["model"]
+    theirs = read_predictions(inputs["parent"])
+    found = verdict.judge(scored.questions, scored.recordings, predictions, theirs, settings, recipe.gate)
+    return found | {"size": verdict.sizes(folder / "card.json")}
 
 
 def leaks(scored: Scored, correct: list[int], data: Rows, seen: Rows, recipe: EvaluateRecipe) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Serve: a checkpoint out of the store, behind vLLM's own OpenAI-compatible server.
 
-`python -m workers.inference.serve MODEL [vLLM's options]`; MODEL is a name or an artifact, as `roadqa models pull` and
-the report tell it. What is said on the command line comes after what is chosen here, and wins. It runs in this process,
+`python -m workers.inference.serve MODEL [--force] [vLLM's options]`; MODEL is a name or an artifact, as `roadqa models
+pull` and the report tell it; --force serves one that its gate refused. What is said on the command line comes after what is chosen here, and wins. It runs in this process,
 whose workspace holds the checkpoint until the server ends.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared import verdicts
 from shared.budget import CELL, TEMPORAL_PATCH, VideoBudget
 from shared.errors import InputError, RoadQAError, UsageError
 from shared.settings import settings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # torch and vLLM are imported where they are needed: what is wrong should be told before that quarter of a minute.
 
+FORCE = "--force"
 HOST, PORT = "127.0.0.1", 8000
 ANSWER_TOKENS = 1024  #: room for an answer with its reasons, beside the longest prompt
 #: Reserved never to exist (RFC 6761). vLLM takes an empty list of domains for all of them.
@@ -148,6 +150,9 @@ def serve(model: str, words: Sequence[str]) -> None:
     """
     check_words(words)
     artifact = find(store(), model)
+    if said := verdicts.check(store(), artifact, model, FORCE in words):
+        print(said, file=sys.stderr, flush=True)
+    words = [word for word in words if word != FORCE]
     from torch.cuda import device_count
 
     check_settings(device_count())

@@ -1,0 +1,43 @@
+"""What was decided on a checkpoint when it was compared with its parent: found from the model, wherever it is used."""
+
+import json
+from typing import Any
+
+from shared.errors import UsageError
+from shared.store import Store
+
+FILE = "verdict.json"  #: in scores that speak of a model
+
+
+def newest(store: Store, model: str) -> dict[str, Any] | None:
+    """The last verdict on a model, by the store's clock; None where it was never compared with a parent."""
+    told = {}
+    for key in store.keys(f"about/{model}/"):
+        scores = key.rsplit("/", 1)[1]
+        if any(file.path == FILE for file in store.manifest(scores).files):
+            told[scores] = store.modified(key)
+    if not told:
+        return None
+    scores = max(told, key=lambda artifact: (told[artifact], artifact))
+    verdict: dict[str, Any] = json.loads(store.read_file(scores, FILE))
+    return verdict | {"scores": scores}
+
+
+def refusal(store: Store, model: str) -> str | None:
+    """Why a model should not be used, None where nothing speaks against it."""
+    verdict = newest(store, model)
+    if verdict is None or verdict["state"] != "refused":
+        return None
+    return f"its gate refused it: {verdict['why']} (n = {verdict['n']}, scores {verdict['scores'][:12]})"
+
+
+def check(store: Store, model: str, name: str, force: bool) -> str | None:
+    """Stop a refused model unless it is forced; returns the words of warning that belong beside a forced one.
+
+    Raises:
+        UsageError: it is refused, and not forced.
+    """
+    why = refusal(store, model)
+    if why and not force:
+        raise UsageError(f"{name} is not served: {why}; serve it all the same with --force, or serve its parent")
+    return f"{name} is served by --force though {why}" if why else None
