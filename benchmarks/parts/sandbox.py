@@ -14,16 +14,23 @@ PER_RECORDING = 2  # clips
 
 def rows(folder: Path, clips: int, questions_per_clip: int = 8) -> Path:
     """Draw `clips` clips and their questions into `folder`; returns the artifact's folder."""
-    drawn, out = folder / "drawn", folder / "rows"
+    return drawn(folder, "train", clips // PER_RECORDING, PER_RECORDING, questions_per_clip, seed=1)
+
+
+def drawn(
+    folder: Path, split: str, recordings: int, clips_per_recording: int, questions_per_clip: int, seed: int
+) -> Path:
+    """Draw scenes and their answered questions into `folder`; returns the artifact's folder."""
+    pictures, out = folder / "drawn", folder / "rows"
     questions = scenes.draw(
-        drawn,
-        seed=1,
-        recordings=clips // PER_RECORDING,
-        clips_per_recording=PER_RECORDING,
+        pictures,
+        seed=seed,
+        recordings=recordings,
+        clips_per_recording=clips_per_recording,
         questions_per_clip=questions_per_clip,
-        split="train",
+        split=split,
     )
-    imported = roadbuddy.read(questions, drawn, thorough=False)
+    imported = roadbuddy.read(questions, pictures, thorough=False)
     (out / "clips").mkdir(parents=True)
     for digest, path in imported.paths.items():
         shutil.copyfile(path, out / "clips" / digest)

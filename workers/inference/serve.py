@@ -1,8 +1,8 @@
 """Serve: a checkpoint out of the store, behind vLLM's own OpenAI-compatible server.
 
 `python -m workers.inference.serve MODEL [--force] [vLLM's options]`; MODEL is a name or an artifact, as `roadqa models
-pull` and the report tell it; --force serves one that its gate refused. What is said on the command line comes after what
-is chosen here, and wins. It runs in this process, whose workspace holds the checkpoint until the server ends.
+pull` and the report tell it; --force serves one that its gate refused. What is said on the command line comes after
+what is chosen here, and wins. It runs in this process, whose workspace holds the checkpoint until the server ends.
 """
 
 import json
