@@ -80,7 +80,7 @@ class Case:
         work.mkdir()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.parts.step", name, str(data), str(work), str(steps)],
-            env={**os.environ, **environment(1, torch.cuda.device_count()), **ALONE, "MASTER_PORT": _free_port()},
+            env={**os.environ, **environment(1, torch.cuda.device_count()), **ALONE, "MASTER_PORT": free_port()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -99,7 +99,8 @@ class Case:
         return {"case": self.name, "failed": reasons[-1][:300]}
 
 
-def _free_port() -> str:
+def free_port() -> str:
+    """A port on loopback that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])

@@ -1,17 +1,23 @@
-"""Documentation that is made from the code: the settings table and the commands' help.
+"""Documentation that is made from the code: the settings table, the commands' help, the seed preset's plans.
 
 `python -m scripts.docs` writes it; `--check` fails where it has drifted.
 """
 
 import argparse
+import io
 import re
 import sys
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from scripts.environments import ROOT
+from services.cli import forecast, planview
 from services.cli.main import main as roadqa
+from services.cli.memory import parse_devices
+from services.cli.runs import read_pipeline
+from shared.errors import RoadQAError
 from shared.settings import Settings
 
 
@@ -39,6 +45,24 @@ def commands() -> str:
     return "\n\n".join(blocks)
 
 
+def plans() -> str:
+    """What `roadqa run --preset seed --plan` says with an empty store, of eight large cards and of a small one."""
+    blocks = []
+    for devices in ("8x80GB", "1x24GB"):
+        pipeline = read_pipeline(None, "seed")
+        found = forecast.forecast(None, pipeline, parse_devices(devices), devices)
+        told = Console(file=io.StringIO(), width=150, markup=False, emoji=False, record=True)
+        told.print(planview.view(found, pipeline.limits))
+        lines = [line.rstrip() for line in told.export_text().splitlines()]
+        try:
+            forecast.check(found)
+        except RoadQAError as error:
+            lines.append(f"roadqa: {error}")
+        command = f"$ roadqa run --preset seed --plan --devices {devices}"
+        blocks.append("\n".join(["```", command, *lines, "```"]))
+    return "\n\n".join(blocks)
+
+
 def _between(text: str, mark: str, body: str) -> str:
     pattern = rf"(<!-- {mark} -->\n).*?(\n<!-- /{mark} -->)"
     return re.sub(pattern, lambda found: found.group(1) + body + found.group(2), text, flags=re.DOTALL)
@@ -46,8 +70,9 @@ def _between(text: str, mark: str, body: str) -> str:
 
 def wanted() -> dict[Path, str]:
     """Each generated file with the text it should have."""
-    readme = ROOT / "README.md"
+    readme, operations = ROOT / "README.md", ROOT / "docs" / "operations.md"
     return {
+        operations: _between(operations.read_text(), "plan", plans()),
         readme: _between(readme.read_text(), "settings", settings_table()),
         ROOT
         / "docs"

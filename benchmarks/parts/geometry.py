@@ -1,75 +1,47 @@
-"""Qwen3-VL's sizes with random weights: how large, how many floating-point operations, how many bytes."""
+"""Qwen3-VL's sizes with random weights: how large, how many floating-point operations."""
 
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-VOCABULARY = 151936
+from shared import published
+
+#: What decides shapes: the published sizes, and one that goes through the same code in seconds on a CPU.
+CONFIGS = published.SIZES | {
+    "tiny": published.qwen3_vl(
+        {
+            "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 1024,
+        },
+        {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "deepstack_visual_indexes": [0]},
+        tied=True,
+    )
+}  # fmt: skip
 
 
-class Geometry(NamedTuple):
-    """The published sizes that decide cost; `tied`: the embeddings are the lm_head too."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    vision_depth: int
-    vision_hidden: int
-    vision_intermediate: int
-    deepstack: tuple[int, ...]
-    tied: bool
-    kv_heads: int = 8
-    head_dim: int = 128
-    vision_heads: int = 16
-    vocabulary: int = VOCABULARY
-
-
-#: config.json of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct.
-GEOMETRIES = {
-    "2B": Geometry(2048, 6144, 28, 16, 24, 1024, 4096, (5, 11, 17), tied=True),
-    "4B": Geometry(2560, 9728, 36, 32, 24, 1024, 4096, (5, 11, 17), tied=True),
-    "8B": Geometry(4096, 12288, 36, 32, 27, 1152, 4304, (8, 16, 24), tied=False),
-    # Goes through the same code in seconds on a CPU.
-    "tiny": Geometry(128, 256, 4, 4, 2, 64, 128, (0,), True, kv_heads=2, head_dim=32, vision_heads=2, vocabulary=1024),
-}
-
-
-def config(geometry: Geometry, base: Qwen3VLConfig) -> Qwen3VLConfig:
-    """`geometry` with the special tokens of `base`, so that base's tokenizer and processor fit it."""
-    third = geometry.head_dim // 2 // 8
+def config(size: str, base: Qwen3VLConfig) -> Qwen3VLConfig:
+    """One of `CONFIGS` with the special tokens of `base`, so that base's tokenizer and processor fit it."""
+    shapes = CONFIGS[size]
+    half = shapes["text_config"]["head_dim"] // 2
+    third = half // 8 * 5 // 2
     text = {
-        "vocab_size": geometry.vocabulary,
-        "hidden_size": geometry.hidden,
-        "intermediate_size": geometry.intermediate,
-        "num_hidden_layers": geometry.layers,
-        "num_attention_heads": geometry.heads,
-        "num_key_value_heads": geometry.kv_heads,
-        "head_dim": geometry.head_dim,
+        **shapes["text_config"],
         "max_position_embeddings": 262144,
-        "tie_word_embeddings": geometry.tied,
+        "tie_word_embeddings": shapes["tie_word_embeddings"],
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 5_000_000.0,
-            "mrope_section": [geometry.head_dim // 2 - 2 * (third * 5 // 2), third * 5 // 2, third * 5 // 2],
+            "mrope_section": [half - 2 * third, third, third],
             "mrope_interleaved": True,
         },
         **{name: getattr(base.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
     }
-    vision = {
-        "depth": geometry.vision_depth,
-        "hidden_size": geometry.vision_hidden,
-        "intermediate_size": geometry.vision_intermediate,
-        "num_heads": geometry.vision_heads,
-        "out_hidden_size": geometry.hidden,
-        "deepstack_visual_indexes": list(geometry.deepstack),
-    }
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     return Qwen3VLConfig(
         text_config=text,
-        vision_config=vision,
-        tie_word_embeddings=geometry.tied,
+        vision_config=shapes["vision_config"],
+        tie_word_embeddings=shapes["tie_word_embeddings"],
         **{name: getattr(base, name) for name in ids},
     )
 
@@ -125,17 +97,3 @@ def flops(wanted: Qwen3VLConfig, tokens: int, temporal_patches: int, patches: in
         causal=2.0 * tokens**2 * heads * text.num_hidden_layers,
         vision=4.0 * patches * (patches // temporal_patches) * vision.hidden_size * vision.depth,
     )
-
-
-def state_bytes(total: int, trained: int) -> dict[str, int]:
-    """Bytes on one card under ZeRO-2 in a single process: bfloat16 weights, float32 master and two moments.
-
-    The most that is held at once is weights + optimiser + the larger of gradients + activations and `optimiser_step`,
-    where DeepSpeed has the gradients as they came, once more in one flat piece, and that in float32.
-    """
-    return {
-        "weights": 2 * total,
-        "optimiser": 12 * trained,
-        "gradients": 2 * trained,
-        "optimiser_step": (2 + 2 + 4) * trained,
-    }

@@ -16,6 +16,7 @@ from transformers.trainer_utils import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.parts import geometry
+from shared import activations, footprint
 from shared.budget import VideoBudget
 from shared.contracts import LoraRecipe, TrainRecipe
 from workers.trainer import model, rank
@@ -105,7 +106,7 @@ def main() -> None:
     set_seed(recipe.seed)
     disable_progress_bar()
     args = rank.arguments(request, cuda)
-    wanted = geometry.config(geometry.GEOMETRIES[size], AutoConfig.from_pretrained(BASE))
+    wanted = geometry.config(size, AutoConfig.from_pretrained(BASE))
     loaded = geometry.random_model(wanted, "cuda" if cuda else "cpu").to(model.DTYPES[recipe.precision])
     prepared = model.prepare(loaded, recipe, cuda)
     total = sum(p.numel() for p in prepared.parameters())
@@ -114,13 +115,22 @@ def main() -> None:
     trainer = rank.make_trainer(request, args, prepared, [watch])
     batches = [row_sizes(trainer.train_dataset[position]) for position in range(MICRO_BATCH)]
     trainer.train()
-    print(json.dumps(report(watch, wanted, recipe, batches, total, trained)))
+    found = report(watch, wanted, recipe, batches, total, trained)
+    print(json.dumps(found | {"memory_by_arithmetic": arithmetic(size, recipe, batches)}))
 
 
 def row_sizes(example: dict[str, torch.Tensor]) -> dict[str, int]:
     """Tokens, temporal patches and pixel patches of one row."""
     frames, height, width = example["video_grid_thw"].tolist()
     return {"tokens": len(example["input_ids"]), "frames": frames, "patches": frames * height * width}
+
+
+def arithmetic(size: str, recipe: TrainRecipe, rows: list[dict[str, int]]) -> dict[str, float]:
+    """What `roadqa run --plan` would say of the case, in bytes."""
+    longest = max(row["tokens"] for row in rows)
+    batch = activations.Batch(MICRO_BATCH, longest, rows[0]["patches"] // 4)
+    held = footprint.footprint(footprint.model(geometry.CONFIGS[size]), recipe, 1, batch, torch.cuda.is_available())
+    return {**held._asdict(), "peak": held.peak}
 
 
 def report(watch: Watch, wanted: Any, recipe: TrainRecipe, rows: list[dict[str, int]], total: int, trained: int) -> Any:
@@ -160,7 +170,6 @@ def report(watch: Watch, wanted: Any, recipe: TrainRecipe, rows: list[dict[str, 
         "mfu": step_flops / step / peak if peak else None,
         "hfu": done_flops / step / peak if peak else None,
         "memory": memory,
-        "memory_by_arithmetic": geometry.state_bytes(total, trained),
         "losses": watch.losses,
     }
 

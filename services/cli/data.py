@@ -25,7 +25,7 @@ from shared.store import Manifest, Store, file_digest
 Progress = Callable[[str, int, int], None]
 
 SANDBOX_MODEL = "sandbox-tiny"
-_SANDBOX_FOLDER = Path(sandbox.__file__).parent / "base"
+SANDBOX_FOLDER = Path(sandbox.__file__).parent / "base"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 #: What a checkpoint needs and may hold: weights as safetensors, the rest as text.
 _MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
@@ -134,6 +134,16 @@ def _understood(name: str, entry: str | dict[str, Any]) -> str | SandboxData | F
         raise UsageError(one_line(f"{where}.{'.'.join(map(str, first['loc']))}: {reason}")) from error
     check_name(wanted.name, f"{where}.name", "choose another")
     return wanted
+
+
+def dataset_name(name: str, source: str | dict[str, Any]) -> str:
+    """What the dataset of a data entry is called in the store.
+
+    Raises:
+        UsageError: an import that is not understood.
+    """
+    wanted = _understood(name, source)
+    return wanted if isinstance(wanted, str) else wanted.name
 
 
 def _check_model(name: str, source: str) -> None:
@@ -270,7 +280,7 @@ def pull_model(store: Store, source: str, name: str | None, progress: Progress) 
     known_as = own if name is None else name
     check_name(known_as, "--name", "choose another")
     if source == SANDBOX_MODEL:
-        return _store_model(store, _SANDBOX_FOLDER, known_as, progress)
+        return _store_model(store, SANDBOX_FOLDER, known_as, progress)
     if Path(source).is_dir():
         return _store_model(store, Path(source), known_as, progress)
     from huggingface_hub import snapshot_download
@@ -301,6 +311,14 @@ def _names(paths: Iterable[Path]) -> str:
     return ", ".join(sorted(path.name for path in paths))
 
 
+def find_model(store: Store, source: str) -> str | None:
+    """The artifact that goes by a name, or by its own id; None where there is none."""
+    found = store.named("models", source)
+    if found is None and _ARTIFACT.fullmatch(source) and store.exists(f"artifacts/{source}"):
+        return source
+    return found
+
+
 def resolve_model(store: Store, name: str, source: str, progress: Progress) -> str:
     """The artifact of a pipeline file's model entry: a pulled name, or an artifact's id.
 
@@ -310,9 +328,7 @@ def resolve_model(store: Store, name: str, source: str, progress: Progress) -> s
     if source == SANDBOX_MODEL:  # it comes with this version of the project, whatever is in the store
         return pull_model(store, source, None, progress)[1]
     _check_model(name, source)
-    found = store.named("models", source)
-    if found is None and _ARTIFACT.fullmatch(source) and store.exists(f"artifacts/{source}"):
-        found = source
+    found = find_model(store, source)
     if found is None:
         known = ", ".join(store.names("models")) or "none"
         remedy = f"`roadqa models pull {shlex.quote(source)}`"

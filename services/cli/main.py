@@ -15,7 +15,9 @@ from services.cli import (
     datasets,
     doctor,
     estimate,
+    forecast,
     labelling,
+    memory,
     page,
     predictions,
     report,
@@ -29,9 +31,11 @@ from services.cli.finish import finish
 from services.cli.rejected import turned_away
 from services.cli.show import example as _example
 from shared import verdicts
-from shared.errors import BrokerError, RoadQAError, UsageError
+from shared.errors import BrokerError, RoadQAError, StoreError, UsageError
 from shared.lease import board
+from shared.pipeline import Pipeline
 from shared.run import Runs
+from shared.settings import settings
 from shared.store import store
 
 
@@ -123,16 +127,41 @@ main.add_command(labelling.group)
 # --- runs ------------------------------------------------------------------------------------------
 
 
-@main.command(epilog=_example("roadqa run pipeline.yaml --watch", "roadqa run --preset sandbox --watch"))
+@main.command(
+    epilog=_example(
+        "roadqa run pipeline.yaml --watch",
+        "roadqa run --preset sandbox --watch",
+        "roadqa run --preset seed --plan --devices 8x80GB",
+    )
+)
 @click.argument("pipeline", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--preset", help="A pipeline that ships with the package: seed, sandbox.")
 @click.option("--watch", "watching", is_flag=True, help="Show the run until it ends, then its table.")
 @click.option("--dry-run", is_flag=True, help="Import the data, say what the teachers will cost, and start nothing.")
-@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print as JSON.")
-def run(pipeline: Path | None, preset: str | None, watching: bool, dry_run: bool, as_json: bool) -> None:
-    """Start a run. What was done before, in any run, is not done again."""
+@click.option("--plan", "planning", is_flag=True, help="Say what the run will take, and refuse what cannot fit.")
+@click.option("--devices", help="With --plan: what trains, such as 8x80GB; without an accelerator 2xCPU.")
+@click.option("--json", "as_json", is_flag=True, help="With --plan or --dry-run: print as JSON.")
+def run(
+    pipeline: Path | None,
+    preset: str | None,
+    watching: bool,
+    dry_run: bool,
+    planning: bool,
+    devices: str | None,
+    as_json: bool,
+) -> None:
+    """Start a run. What was done before, in any run, is not done again.
+
+    --plan imports and starts nothing, and needs neither data nor models in the store: memory on each device, storage,
+    the teachers' calls and cost, and hours where a pace has been measured.
+    """
     parsed = runs.read_pipeline(pipeline, preset)
     data.check(parsed)
+    if devices and not planning:
+        raise UsageError("--devices is for --plan; a worker trains on all that it has")
+    if planning:
+        _plan(parsed, devices, as_json)
+        return
     if not dry_run:
         board().ping()
     with show.progress() as progress:
@@ -145,6 +174,16 @@ def run(pipeline: Path | None, preset: str | None, watching: bool, dry_run: bool
     click.echo(started)
     if watching:
         _watch(started)
+
+
+def _plan(parsed: Pipeline, devices: str | None, as_json: bool) -> None:
+    where = memory.parse_devices(devices) if devices else memory.Devices(settings().trainer_processes or 1, None)
+    try:
+        found = forecast.forecast(store(), parsed, where, devices)
+    except StoreError as error:  # memory can be told all the same
+        found = forecast.forecast(None, parsed, where, devices, missing=(f"the store: {error}",))
+    _as_json(found.model_dump(mode="json")) if as_json else show.forecast(found, parsed.limits)
+    forecast.check(found)
 
 
 @main.command(epilog=_example("roadqa status", "roadqa status sandbox-20261123-041900-1f3a --json"))

@@ -10,10 +10,11 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from services.cli import render, traceview, trustview
+from services.cli import planview, render, traceview, trustview
 from services.cli.data import Progress as Tell
 from services.cli.doctor import Finding
 from services.cli.estimate import Estimate
+from services.cli.forecast import Forecast
 from services.cli.rejected import TurnedAway
 from services.cli.runs import Step
 from services.cli.trust import Point, Trust
@@ -92,6 +93,10 @@ def money(spent: float, limit: float | None) -> None:
 
 def estimates(found: Sequence[Estimate], limits: Limits) -> None:
     _out.print(render.estimate_table(found, limits))
+
+
+def forecast(found: Forecast, limits: Limits) -> None:
+    _out.print(planview.view(found, limits))
 
 
 def rejected(found: Sequence[TurnedAway]) -> None:

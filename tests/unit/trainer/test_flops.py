@@ -19,7 +19,7 @@ BASE = Path(words.__file__).parent / "base"
 
 @pytest.mark.parametrize("lora", [None, LoraRecipe(rank=1, dropout=0.0)])
 def test_the_arithmetic_counts_what_torch_counts(lora: LoraRecipe | None) -> None:
-    wanted = geometry.config(geometry.GEOMETRIES["tiny"], AutoConfig.from_pretrained(BASE))
+    wanted = geometry.config("tiny", AutoConfig.from_pretrained(BASE))
     wanted._attn_implementation = "eager"  # torch counts plain products; it knows no fused attention on a CPU
     recipe = RECIPE.model_copy(update={"lora": lora})
     made = model.prepare(geometry.random_model(wanted, "cpu").float(), recipe, cuda=False)
