@@ -100,7 +100,8 @@ def peak(s: Sizes, batch: Batch, ways: Ways, vision: Kept, projector: Kept, lang
         inputs += batch.rows * batch.tokens**2 * (MASK + ways.value)
     merging = visual * s.mergers * _merger(s, ways, projector) if joined else 0.0
 
-    block, layer = patches * _block(s, ways, vision), tokens * _layer(s, ways, language)
+    each = _block(s, ways, vision)
+    block, layer = patches * each, tokens * _layer(s, ways, language)
     blocks: float = patches * s.vision_hidden * ways.value * s.depth  # inputs of each
     layers: float = tokens * s.hidden * ways.value * s.layers
     if not tower:
@@ -108,10 +109,11 @@ def peak(s: Sizes, batch: Batch, ways: Ways, vision: Kept, projector: Kept, lang
     if not ways.checkpointing:
         block, blocks, layer, layers = 0.0, blocks + s.depth * block, 0.0, layers + s.layers * layer
     stored = inputs + merging + blocks
+    tower_last = patches * s.pixels * _pixels(ways, vision) + merging * (s.mergers - 1) / s.mergers + blocks
     return max(
         stored + layers + _loss(s, tokens, ways, language),
         stored + layers + layer + tokens * ways.value * (3 * s.inner + 2 * s.hidden),
-        stored + block + patches * _block_works(s, ways, tower),
+        tower_last + patches * _block_works(s, ways, each if ways.checkpointing else 0.0, tower),
     )
 
 
@@ -156,13 +158,13 @@ def _block(s: Sizes, ways: Ways, kept: Kept) -> float:
     return found
 
 
-def _block_works(s: Sizes, ways: Ways, trained: bool) -> float:
-    """What a block of the tower holds for a moment, a patch: rotary embedding is computed in float32."""
-    return (
-        ways.value * 3 * s.vision_hidden
-        + FLOAT32 * 6 * s.vision_hidden
-        + (ways.value * 2 * s.vision_inner if trained else 0)
-    )
+def _block_works(s: Sizes, ways: Ways, saved: float, trained: bool) -> float:
+    """The most that a block of the tower holds, a patch: at its MLP's gradients, or turning heads in float32."""
+    v, hidden = ways.value, s.vision_hidden
+    turning = v * 3 * hidden + FLOAT32 * 6 * hidden
+    if not trained:
+        return turning + v * 2 * hidden
+    return max(saved + v * 2 * (s.vision_inner + hidden), turning + v * 6 * hidden)
 
 
 def _merger(s: Sizes, ways: Ways, kept: Kept) -> float:

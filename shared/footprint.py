@@ -135,7 +135,8 @@ def _states(zero: str, count: Counts, value: int, devices: int, cuda: bool) -> F
     weights, gathered = float(value * count.total), 0.0
     buckets = float(value * BUCKET * (2 if cuda else 1) if stage else 0)  # two: one travels while the other fills
     working = 0 if cuda else FLOAT32  # AdamW's own, where it is not fused
-    step = share * (2 * value + copies + working)  # gradients as they came, in one flat piece, that in float32
+    # Gradients as they came, under ZeRO in one flat piece too, and that in float32.
+    step = share * ((2 * value if stage else value) + copies + (working if stage else 0))
     host = 0.0
     if stage == 3:
         weights, gathered = weights / devices, float(value * min(count.total, LIVE + PREFETCH))

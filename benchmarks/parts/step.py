@@ -88,20 +88,7 @@ def main() -> None:
     size, recipe = recipe_of(case)
     sys.stdin.readline()  # the libraries are imported; from here on the GPU is this process's
     cuda = torch.cuda.is_available()
-    request = RankRequest(
-        model=BASE,
-        data=(data,),
-        recipe=recipe,
-        out=work / "out",
-        work=work,
-        resume=None,
-        steps=steps,
-        micro_batch=MICRO_BATCH,
-        accumulation=1,
-        loaders=LOADERS if cuda else 0,
-        cache_bytes=10**10,
-        checkpoint_seconds=3600,
-    )
+    request = request_of(data, work, recipe, steps, MICRO_BATCH)
     rank.join(cuda)
     set_seed(recipe.seed)
     disable_progress_bar()
@@ -112,11 +99,34 @@ def main() -> None:
     total = sum(p.numel() for p in prepared.parameters())
     trained = sum(p.numel() for p in prepared.parameters() if p.requires_grad)
     watch = Watch()
-    trainer = rank.make_trainer(request, args, prepared, [watch])
+    trainer = trainer_of(request, args, prepared, watch)
     batches = [row_sizes(trainer.train_dataset[position]) for position in range(MICRO_BATCH)]
     trainer.train()
     found = report(watch, wanted, recipe, batches, total, trained)
     print(json.dumps(found | {"memory_by_arithmetic": arithmetic(size, recipe, batches)}))
+
+
+def request_of(data: Path, work: Path, recipe: TrainRecipe, steps: int, micro_batch: int) -> RankRequest:
+    """What the verb would hand to the only rank of a training without accumulation."""
+    return RankRequest(
+        model=BASE,
+        data=(data,),
+        recipe=recipe,
+        out=work / "out",
+        work=work,
+        resume=None,
+        steps=steps,
+        micro_batch=micro_batch,
+        accumulation=1,
+        loaders=LOADERS if torch.cuda.is_available() else 0,
+        cache_bytes=10**10,
+        checkpoint_seconds=3600,
+    )
+
+
+def trainer_of(request: RankRequest, args: Any, prepared: Any, watch: TrainerCallback) -> Any:
+    """The rank's own trainer, which tells `watch` alone."""
+    return rank.make_trainer(request, args, prepared, [watch])
 
 
 def row_sizes(example: dict[str, torch.Tensor]) -> dict[str, int]:

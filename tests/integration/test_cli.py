@@ -8,6 +8,7 @@ import pytest
 from services.cli import data, tracing
 from services.local.stack import free_port
 from services.sandbox import clips
+from shared.contracts import STAGES
 from shared.errors import UsageError
 from shared.pipeline import Plan, make_plan, parse_pipeline
 from shared.run import Result, Runs
@@ -203,6 +204,57 @@ def test_a_dry_run_says_the_cost_and_starts_nothing(roadqa: Roadqa, store: Store
     assert not list(store.keys("runs/"))
     shown = roadqa("run", "p.yaml", "--dry-run")
     assert "pauses at $3.00" in shown.stdout
+
+
+def test_a_plan_stands_on_what_the_store_has_and_starts_nothing(roadqa: Roadqa, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        "name: p\nmodels: {m: sandbox-tiny}\nvideo: {tokens_per_patch: 6, max_frames: 8}\n"
+        "data:\n"
+        "  train: {import: sandbox, split: train, recordings: 1, clips_per_recording: 2}\n"
+        "  test: {import: sandbox, split: public-test, recordings: 1, clips_per_recording: 2}\n"
+        "steps:\n"
+        "  labels: {stage: label, data: test}\n"
+        "  t: {stage: train, model: m, data: [train, labels], precision: float32}\n"
+    )
+    before = json.loads(roadqa("run", "p.yaml", "--plan", "--json").stdout)
+    assert len(before["missing"]) == 2
+    assert before["training"][0]["rows"] is None
+    assert not list(store.keys("names/datasets"))
+    assert roadqa("run", "p.yaml", "--dry-run").returncode == 0  # which imports
+    done = roadqa("run", "p.yaml", "--plan", "--devices", "2xCPU", "--json")
+    assert done.returncode == 0, done.stderr
+    after = json.loads(done.stdout)
+    assert after["missing"] == []
+    (label,) = after["teachers"]
+    (training,) = after["training"]
+    assert training["rows"] >= label["questions"] > 0
+    assert (training["processes"], training["rows_known"], training["hours"]) == (2, True, None)
+    assert after["storage"]["clips"] > 0
+    assert not list(store.keys("runs/"))
+
+    plan = Plan.model_validate(
+        {"name": "p", "nodes": [_trained(training["recipe"], _tiny(store))], "datasets": {}, "models": {}}
+    )
+    Runs(store).submit("p-1", plan)
+    (state,) = Runs(store).state("p-1").nodes
+    assert state.tasks is not None
+    (task,) = state.tasks
+    facts = {"processes": 2, "pace": {"samples_per_second": 4.0}}
+    made = Result(artifact="a" * 64, stage="train", facts=facts, seconds=5.0, attempt=1)
+    store.write(f"results/{task.key}", made.model_dump_json().encode())
+    told = json.loads(roadqa("run", "p.yaml", "--plan", "--devices", "2xCPU", "--json").stdout)["training"][0]["hours"]
+    assert told["hours"] == pytest.approx(training["rows"] * 2 / 4.0 / 3600)
+    assert told["source"] == "t of run p-1, on 2 CPU processes"
+
+
+def _tiny(store: Store) -> str:
+    return data.pull_model(store, data.SANDBOX_MODEL, None, lambda *_: None)[1]
+
+
+def _trained(recipe: dict[str, object], model: str) -> dict[str, object]:
+    """A train step of another run."""
+    source = {"model": [{"artifact": model}], "data": [{"artifact": "b" * 64}]}
+    return {"name": "t", "stage": "train", "version": STAGES["train"].version, "recipe": recipe, "inputs": source}
 
 
 def test_a_runs_limit_is_seen_and_changed(roadqa: Roadqa, store: Store, tmp_path: Path) -> None:
