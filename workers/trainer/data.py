@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from shared.schema import Question
 from shared.video import SampledClip, sample
 from shared.vlm.encode import IGNORED, VIDEO_KWARGS, Encoder
 from workers.trainer.plan import Plan, permuted
+from workers.trainer.reasoning import Reasonings, cut
 
 Example = dict[str, torch.Tensor]
 
@@ -68,7 +69,9 @@ class Examples(Dataset[Example]):
         cache: ClipCache,
         length: int,
         memory_bytes: int = MEMORY_BYTES,
+        reasonings: Reasonings | None = None,
     ) -> None:
+        self._reasonings = reasonings
         self._plan, self._recipe, self._encoder, self._cache, self._length = plan, recipe, encoder, cache, length
         self._epoch = lru_cache(maxsize=4)(plan.epoch)
         self._rows = plan.epoch_rows
@@ -84,10 +87,17 @@ class Examples(Dataset[Example]):
         question = self._plan.questions[self._epoch(self._recipe.seed, epoch)[place]]
         return permuted(question, self._recipe.seed, epoch) if self._recipe.shuffle_choices else question
 
+    def words(self, position: int) -> str | None:
+        """What is learnt after the answer's letter at this position."""
+        if self._reasonings is None:
+            return None
+        epoch, place = divmod(position, self._rows)
+        return self._reasonings.of(self._plan.questions[self._epoch(self._recipe.seed, epoch)[place]], epoch)
+
     def __getitem__(self, position: int) -> Example:
         question = self.question(position)
         clip, patches = self._encoded.get(question.clip) or self._encode_clip(question.clip)
-        return encode(self._encoder, question, clip, self._recipe) | patches
+        return encode(self._encoder, question, clip, self._recipe, self.words(position)) | patches
 
     def _encode_clip(self, digest: str) -> Encoded:
         clip = self._cache.get(digest, self._plan.rows.clip_path(digest))
@@ -99,21 +109,31 @@ class Examples(Dataset[Example]):
         return encoded
 
 
-def encode(encoder: Encoder, question: Question, clip: SampledClip, recipe: TrainRecipe) -> Example:
+def encode(
+    encoder: Encoder, question: Question, clip: SampledClip, recipe: TrainRecipe, words: str | None = None
+) -> Example:
     """The words of one row, without a batch dimension: with `encode_clip` equal to `Encoder.encode(with_answer=True)`.
+
+    `words` follow the letter on a line of their own, and are learnt with it.
 
     Returns:
         input_ids, mm_token_type_ids, labels [L] int64.
     """
     assert question.answer is not None
     prompt = encoder.prompt_ids(question, clip, recipe.system_prompt)
-    answer = [encoder.letter_ids(len(question.choices))[question.answer], encoder.end_id]
+    said = [] if words is None else cut(words, partial(following_ids, encoder), recipe.reasoning_tokens).ids
+    answer = [encoder.letter_ids(len(question.choices))[question.answer], *said, encoder.end_id]
     input_ids = torch.tensor(prompt + answer)
     return {
         "input_ids": input_ids,
         "mm_token_type_ids": (input_ids == encoder.video_token_id).long() * VIDEO_TOKEN_TYPE,
         "labels": torch.tensor([IGNORED] * len(prompt) + answer),
     }
+
+
+def following_ids(encoder: Encoder, words: str) -> list[int]:
+    """Token ids of words on the line after the letter."""
+    return list(encoder.tokenizer(f"\n{words}", add_special_tokens=False)["input_ids"])
 
 
 def encode_clip(encoder: Encoder, clip: SampledClip) -> Example:

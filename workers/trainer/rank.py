@@ -36,8 +36,9 @@ from shared.errors import RoadQAError
 from shared.vlm.encode import Encoder
 from workers.trainer import files, model, modules, scoring, validation, zero
 from workers.trainer.channel import Channel, stop_wanted
-from workers.trainer.data import MEMORY_BYTES, ClipCache, Examples, collate
+from workers.trainer.data import MEMORY_BYTES, ClipCache, Examples, collate, following_ids
 from workers.trainer.plan import plan
+from workers.trainer.reasoning import Reasonings
 from workers.trainer.request import HISTORY, RankRequest
 
 if TYPE_CHECKING:
@@ -208,7 +209,13 @@ def make_trainer(
     cache = ClipCache(request.work / "clips", recipe.video, request.cache_bytes)
     memory = 0 if request.loaders else MEMORY_BYTES  # each loader would keep its own
     examples = Examples(
-        plan(request.data, recipe.mix, recipe.seed), recipe, encoder, cache, request.steps * recipe.global_batch, memory
+        plan(request.data, recipe.mix, recipe.seed),
+        recipe,
+        encoder,
+        cache,
+        request.steps * recipe.global_batch,
+        memory,
+        Reasonings(request.data) if recipe.loss_on == "reasoning" else None,
     )
     trainer = InOrder(
         model=loaded,
@@ -245,6 +252,7 @@ def _write_history(trainer: Trainer, request: RankRequest) -> None:
         "steps": trainer.state.global_step,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         **validation.facts(trainer.state.log_history, request.steps),
+        **_said(request),
         "parameters": sum(_size(p) for p in parameters),
         "trained_parameters": sum(_size(p) for p in parameters if p.requires_grad),
         "liger": torch.cuda.is_available() and request.recipe.liger,
@@ -252,6 +260,16 @@ def _write_history(trainer: Trainer, request: RankRequest) -> None:
     if torch.cuda.is_available():  # rank 0's card stands for the others: ZeRO gives them like shares
         history |= {"gpu": torch.cuda.get_device_name(), "gpu_peak_bytes": torch.cuda.max_memory_reserved()}
     (request.work / HISTORY).write_text(json.dumps(history), encoding="utf-8")
+
+
+def _said(request: RankRequest) -> dict[str, Any]:
+    """How many rows had a teacher's words to learn."""
+    recipe = request.recipe
+    if recipe.loss_on == "answer":
+        return {}
+    rows = plan(request.data, recipe.mix, recipe.seed).questions
+    encode = partial(following_ids, Encoder(request.model))
+    return {"reasoning": Reasonings(request.data).facts(rows, encode, recipe.reasoning_tokens)}
 
 
 def _size(parameter: torch.Tensor) -> int:

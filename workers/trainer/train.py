@@ -10,7 +10,7 @@ from typing import Any
 from shared import child
 from shared.context import Context
 from shared.contracts import TrainRecipe
-from shared.errors import InputError, RoadQAError, Stopped
+from shared.errors import RoadQAError, Stopped
 from shared.settings import settings
 from workers.trainer import best, card, checkpoints, files, prebuild, validation, zero
 from workers.trainer.plan import plan, steps
@@ -32,8 +32,6 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
     """
     began = time.monotonic()
     (base,) = inputs["model"]
-    if recipe.loss_on == "reasoning":
-        raise InputError("the trainer does not take `loss_on: reasoning` yet")
     files.check(base)
     chosen = plan(inputs["data"], recipe.mix, recipe.seed)
     judged = validation.rows(inputs["validation"], chosen) if inputs.get("validation") else None
