@@ -72,7 +72,7 @@ def trainer(rows: Path, out: Path) -> dict[str, Any]:
     facts = train({"model": [BASE], "data": [rows]}, RECIPE, out / "model", ctx)
     assert facts["processes"] == PROCESSES
     samples = facts["steps"] * RECIPE.global_batch
-    rate = float(ctx.reports[-1][3]["examples_per_second"])
+    rate = float(ctx.reports[-1][3]["samples_per_second"])
     losses = json.loads((out / "model" / "card.json").read_text(encoding="utf-8"))["training"]["losses"]
     tokens = sandbox.row_tokens(rows, BASE, RECIPE)
     return {"samples": samples, "seconds": samples / rate, "losses": losses, "row_tokens": tokens}

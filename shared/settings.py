@@ -93,6 +93,10 @@ class Settings(BaseSettings):
             raise ValueError(f"{strange[0]!r} is no scheme; there are: {', '.join(SCHEMES)}")
         return value
 
+    trainer_trackers: str = Field(
+        "", description="where training's curves go as they come, beside TensorBoard's files: mlflow, wandb"
+    )
+
     @model_validator(mode="after")
     def _fit(self) -> Self:
         """Times that depend on one another.

@@ -1,28 +1,18 @@
 """The report as one HTML file: no script, no request, everything escaped by the template engine."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from services.cli import words
-from services.cli.report import Report, comparison_line, losses, marks
+from services.cli.report import Report, comparison_line, marks
+from shared import curves
 
 _HERE = Path(__file__).parent
 
 
-class Curve(NamedTuple):
-    """A training loss curve, ready to draw in a box of `WIDTH` × `HEIGHT`."""
-
-    name: str
-    points: str  #: x,y pairs of an SVG polyline
-    steps: int
-    top: float  #: loss at the upper edge
-    first: float
-    last: float
-
-
-WIDTH, HEIGHT = 320, 120
 _LONG = 8  # entries of a list that the page still spells out
 
 
@@ -51,7 +41,6 @@ def html(report: Report) -> str:
         longest=max([step["seconds"] or 0 for step in steps], default=0) or 1,
         models=_models(report["rows"]),
         comparison_line=comparison_line,
-        box=(WIDTH, HEIGHT),
         brief=brief,
         marks=marks,
     )
@@ -62,16 +51,10 @@ def _cards(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {row["model"]: row["card"] for row in rows if row["card"].get("made_by") == "train"}
 
 
-def _curve(name: str, card: dict[str, Any]) -> Curve | None:
-    found = losses(card)
-    if len(found) < 2:
-        return None
-    first, last = found[0][0], found[-1][0]
-    top = max(loss for _, loss in found) or 1.0
-    points = [
-        f"{WIDTH * (step - first) / (last - first or 1):.1f},{HEIGHT * (1 - loss / top):.1f}" for step, loss in found
-    ]
-    return Curve(name, " ".join(points), round(last), top, found[0][1], found[-1][1])
+def _curve(name: str, card: dict[str, Any]) -> dict[str, Any] | None:
+    training = curves.Training.of(card)
+    drawn = curves.svg(training, name)
+    return {"name": name, "svg": Markup(drawn), "told": curves.told(training)} if drawn else None
 
 
 def brief(card: Any) -> Any:

@@ -4,7 +4,6 @@
 table are drawn from that dictionary alone.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -376,14 +375,6 @@ def _leak_lines(row: Row) -> list[str]:
 
 
 # --- figures the page draws ------------------------------------------------------------------------
-
-
-def losses(card: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """(step, loss) of a trained model's card: its losses were logged at even distances up to its last step."""
-    training = card.get("training") or {}
-    logged = training.get("losses") or []
-    stride = training.get("steps", len(logged)) / max(1, len(logged))
-    return [(number * stride, loss) for number, loss in enumerate(logged, 1) if math.isfinite(loss)]
 
 
 def _labels(step: StepView) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""card.json: what a trained model was made from."""
+"""card.json: what a trained model was made from; README.md and its picture say the same for people."""
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from shared import curves
 from shared.contracts import TrainRecipe
 from shared.schema import Question
+from workers.trainer import modelcard
 from workers.trainer.plan import Plan
 
 
@@ -45,3 +49,11 @@ def build(
         **({} if judged is None else {"validation": data_facts(judged)}),
         "base": base,
     }
+
+
+def write(out: Path, made: dict[str, Any]) -> None:
+    """Write card.json, README.md and the curves' picture."""
+    (out / "card.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+    (out / "README.md").write_text(modelcard.readme(made), encoding="utf-8")
+    if picture := curves.svg(curves.Training.of(made), "training"):
+        (out / modelcard.PICTURE).write_text(picture, encoding="utf-8")

@@ -71,11 +71,11 @@ def copy_companions(base: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
-def card(folder: Path) -> dict[str, object]:
-    """What the model was made from, as its own card says; empty for a model from elsewhere."""
+def base_card(folder: Path) -> dict[str, object]:
+    """What the base was made from, as its own card says; `base_model` is its name on Hugging Face where it is known."""
     path = folder / "card.json"
-    if not path.is_file():
-        return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     assert isinstance(found, dict)
-    return found
+    inherited = found["base"].get("base_model") if isinstance(found.get("base"), dict) else None
+    named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path") or inherited
+    return found | ({"base_model": named} if named else {})

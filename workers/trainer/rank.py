@@ -40,6 +40,7 @@ from workers.trainer.data import MEMORY_BYTES, ClipCache, Examples, collate, fol
 from workers.trainer.plan import plan
 from workers.trainer.reasoning import Reasonings
 from workers.trainer.request import HISTORY, RankRequest
+from workers.trainer.validation import ACCURACY
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -122,15 +123,12 @@ class Reins(TrainerCallback):
             return
         if not math.isfinite(logs["loss"]):
             raise RoadQAError(f"the loss is {logs['loss']} at step {state.global_step}; lower `learning_rate`")
+        rows = (state.global_step - self._first_step) * self._request.recipe.global_batch
+        rates = {"samples_per_second": round(rows / (time.monotonic() - self._began), 2)}
+        state.log_history[-1] |= {**rates, "time": time.time()}  # it travels in the checkpoints
         if state.is_world_process_zero:
-            rows = (state.global_step - self._first_step) * self._request.recipe.global_batch
-            self._channel.send(
-                "log",
-                step=state.global_step,
-                loss=logs["loss"],
-                learning_rate=logs["learning_rate"],
-                examples_per_second=round(rows / (time.monotonic() - self._began), 2),
-            )
+            told = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+            self._channel.send("log", step=state.global_step, **told, **rates)
 
 
 def arguments(request: RankRequest, cuda: bool) -> TrainingArguments:
@@ -250,6 +248,7 @@ def _write_history(trainer: Trainer, request: RankRequest) -> None:
     parameters = list(trainer.model.parameters())
     history = {
         "steps": trainer.state.global_step,
+        "log": [entry for entry in trainer.state.log_history if "loss" in entry or ACCURACY in entry],
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         **validation.facts(trainer.state.log_history, request.steps),
         **_said(request),

@@ -12,7 +12,7 @@ from shared.context import Context
 from shared.contracts import TrainRecipe
 from shared.errors import RoadQAError, Stopped
 from shared.settings import settings
-from workers.trainer import best, card, checkpoints, files, prebuild, validation, zero
+from workers.trainer import best, card, checkpoints, events, files, prebuild, trackers, validation, zero
 from workers.trainer.plan import plan, steps
 from workers.trainer.ranks import Ranks
 from workers.trainer.request import HISTORY, RankRequest
@@ -31,6 +31,7 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
         Stopped: asked to stop; a checkpoint is in scratch, and the next call goes on from it.
     """
     began = time.monotonic()
+    tracking = trackers.wanted(settings().trainer_trackers)
     (base,) = inputs["model"]
     files.check(base)
     chosen = plan(inputs["data"], recipe.mix, recipe.seed)
@@ -58,12 +59,14 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
             cache_bytes=settings().trainer_cache_bytes,
             checkpoint_seconds=settings().trainer_checkpoint_seconds,
         )
-        _train(request, spread, environment(spread.processes, gpus), ctx)
+        with trackers.told(ctx, tracking, recipe) as told:
+            _train(request, spread, environment(spread.processes, gpus), told)
         training = json.loads((work / HISTORY).read_text(encoding="utf-8"))
     files.copy_companions(base, out)
     training["tensors"] = files.same_tensors(base, out)
-    made = card.build(files.card(base), recipe, chosen, training, judged)
-    (out / "card.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+    events.write(out / events.FOLDER, training.pop("log"))
+    made = card.build(files.base_card(base), recipe, chosen, training, judged)
+    card.write(out, made)
     return {
         **made["data"],
         **{name: fact for name, fact in training.items() if name not in ("losses", "validations")},
