@@ -1,10 +1,10 @@
 """Clips that show the same thing: coded anew, scaled, brightened, or with their ends cut off.
 
 Two clips are near-duplicates where, laid over each other at the best offset with half of the shorter in common, the
-frames' hashes (`shared.fingerprint`, 4 a second) differ in no more than `NEAR` of their 63 bits on average. Pairs to
-compare are found without comparing all: two hashes that are close share one of three bands of 21 bits, for most
-distances and frames, so clips are listed by the bands that they hold, and each is compared with the `NEIGHBOURS` that
-follow it in each list. Time grows with the number of frames, whatever they show.
+frames' hashes (`shared.fingerprint`, 4 a second) differ in no more than `NEAR` of their 255 bits on average. Pairs to
+compare are found without comparing all: two hashes that are close share one of three bands of 21 of their coarsest
+bits, for most distances and frames, so clips are listed by the bands that they hold, and each is compared with the
+`NEIGHBOURS` that follow it in each list. Time grows with the number of frames, whatever they show.
 
 `benchmarks/duplicates.py` measures how often that is right; docs/log.md has what `NEAR` was chosen by.
 """
@@ -18,8 +18,8 @@ import numpy as np
 from shared.fingerprint import hashes_of
 from shared.schema import Clip
 
-NEAR = 7.0  #: bits of 63 in which the frames of near-duplicates differ on average
-SAME = 1.0  #: so near that no pair of different recordings was found among 720 drawn clips: what leaks are told by
+NEAR = 28.0  #: bits of 255 in which the frames of near-duplicates differ on average
+SAME = 18.0  #: so near that no pair of different recordings was found among 720 drawn clips: what leaks are told by
 BANDS, BAND_BITS = 3, 21
 NEIGHBOURS = 16
 
@@ -57,9 +57,10 @@ def pairs(clips: Iterable[Clip], near: float = NEAR) -> Iterator[Pair]:
 
     Of many copies of one clip not every pair is named, but enough to join them all.
     """
-    known = sorted((clip.digest, clip.fingerprint) for clip in clips if clip.fingerprint)
+    texts = {clip.digest: clip.fingerprint for clip in clips}
+    known = [(digest, own) for digest in sorted(texts) if len(own := hashes_of(texts[digest]))]
     digests = [digest for digest, _ in known]
-    hashes = [hashes_of(text) for _, text in known]
+    hashes = [own for _, own in known]
     for a, b in _candidates(hashes):
         bits = distance(hashes[a], hashes[b])
         if bits <= near:
@@ -84,16 +85,17 @@ def _candidates(hashes: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]:
 def _bands(hashes: np.ndarray) -> np.ndarray:
     """int64, each once: number of the band, and its bits."""
     shifts = np.arange(BANDS, dtype=np.uint64) * np.uint64(BAND_BITS)
-    bits = (hashes[:, None] >> shifts) & np.uint64((1 << BAND_BITS) - 1)
+    bits = (hashes[:, :1] >> shifts) & np.uint64((1 << BAND_BITS) - 1)
     return np.unique(bits.astype(np.int64) + (np.arange(BANDS, dtype=np.int64) << BAND_BITS))
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean bits in which two sequences of hashes differ, at the offset where they differ least.
+    """Mean bits in which two sequences of hashes [n, WORDS] differ, at the offset where they differ least.
 
     They overlap by half of the shorter, or more.
     """
-    bits = np.bitwise_count(first[:, None] ^ second[None, :])
+    words = (np.bitwise_count(a[:, None] ^ b[None, :]) for a, b in zip(first.T, second.T, strict=True))
+    bits = sum(words, start=np.zeros((len(first), len(second)), np.uint8))  # BITS fits into eight
     offsets, counts = _offsets(len(first), len(second))
     sums = np.bincount(offsets, bits.ravel(), len(counts))
     wide = counts >= (min(len(first), len(second)) + 1) // 2

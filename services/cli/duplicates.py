@@ -11,6 +11,7 @@ from rich.text import Text
 from services.cli import data, show
 from services.cli.collect import read_rows
 from shared.duplicates import groups
+from shared.fingerprint import MARK
 from shared.formats.common import one_line
 from shared.schema import Clip, Frozen
 from shared.store import Store, store
@@ -30,7 +31,7 @@ class Found(Frozen):
     """Near-duplicates in datasets."""
 
     clips: int  #: different ones
-    unknown: int  #: of these without a fingerprint: imported before there was one
+    unknown: int  #: of these without a fingerprint, or with one of an earlier version
     groups: tuple[tuple[Member, ...], ...]  #: two clips or more, or one clip in two datasets
 
     @property
@@ -51,7 +52,7 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
     with show.progress() as progress:
         found = find({name: _clips(at, name, progress) for name in dict.fromkeys(names)})
     if found.unknown:
-        what = f"{found.unknown} of {found.clips} clips were imported before they were fingerprinted"
+        what = f"{found.unknown} of {found.clips} clips have no fingerprint of this version"
         click.echo(f"{what}, and are known by their bytes alone; import them again", err=True)
     if as_json:
         listed = {**found.model_dump(mode="json"), "across": found.across}
@@ -77,7 +78,7 @@ def find(datasets: Mapping[str, Iterable[Clip]]) -> Found:
             members[group_of[digest]].append(member)
     return Found(
         clips=len(different),
-        unknown=sum(not clip.fingerprint for clip in different.values()),
+        unknown=sum(not clip.fingerprint.startswith(MARK) for clip in different.values()),
         groups=tuple(tuple(group) for _, group in sorted(members.items()) if len(group) > 1),
     )
 

@@ -3,11 +3,13 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UsageError
+from shared.fingerprint import WORDS, text_of
 from shared.schema import Choice, Clip, Origin, Question
 from shared.splits import by_recording, joined, split
 
@@ -94,7 +96,8 @@ def test_one_recording_cannot_be_split() -> None:
 
 def test_recordings_that_hold_near_duplicates_stay_together() -> None:
     questions, clips = data([2] * 10)
-    look = ["".join(f"{random.Random(10 * k + n).getrandbits(63):016x}" for n in range(4)) for k in range(20)]
+    lot = np.random.default_rng(0)
+    look = [text_of(lot.integers(0, 1 << 63, (4, WORDS), dtype=np.uint64)) for _ in range(20)]
     marked = {
         digest: clip.model_copy(update={"fingerprint": look[number]})
         for number, (digest, clip) in enumerate(sorted(clips.items()))
