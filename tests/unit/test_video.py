@@ -7,10 +7,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import Interpolation
 
 from shared.budget import VideoBudget, frame_size, sample_times
 from shared.errors import MediaError
-from shared.video import MediaLimits, probe, sample
+from shared.video import MediaLimits, _Scaler, probe, sample
 from tests.hostile.atoms import find, patch
 from tests.hostile.generate import encode, number_of
 
@@ -82,6 +83,28 @@ def test_fewer_frames_than_instants_repeats_frames(tmp_path: Path) -> None:
     clip = sample(write(tmp_path, encode(frames=5)), VideoBudget(fps=60, tokens_per_patch=6))
     assert len(clip.indices) == 12
     assert seen(clip.frames) == [int(t * 25) for t in sample_times(clip.seconds, VideoBudget(fps=60))]
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p"])
+def test_scaling_before_converting_is_as_near_to_the_exact_picture(pixels: str) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+    smooth = av.VideoFrame.from_ndarray(coarse, format="rgb24").reformat(384, 240, interpolation=Interpolation.BICUBIC)
+    frame = smooth.reformat(format=pixels)
+    flags = (
+        Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
+    )
+    for width, height in ((384, 256), (224, 128)):
+        exact = frame.reformat(width, height, "rgb24", interpolation=flags).to_ndarray().astype(int)
+        once = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
+        ours = _Scaler(width, height).pixels(frame)
+        assert np.abs(ours - exact).mean() <= min(2, np.abs(once - exact).mean() + 0.3)
+
+
+def test_a_picture_of_less_than_half_the_size_is_made_in_one_step() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (240, 384, 3), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+    once = frame.reformat(96, 64, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
+    assert np.array_equal(_Scaler(96, 64).pixels(frame), once)
 
 
 def test_thread_count_does_not_change_pixels(tmp_path: Path) -> None:
