@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-WIDTH = 640
-_LEFT, _RIGHT = 56, 624
+WIDTH = 440
+_LEFT, _RIGHT = 48, 428
 _TALL, _GAP, _TOP = 170, 60, 34  # a panel's height, the room between two, the room above the first
 _SMOOTH = 20  # a smoothed point is the mean of a step's neighbours, one in so many of all steps
 

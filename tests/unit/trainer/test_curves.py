@@ -79,6 +79,6 @@ def test_a_picture_spans_all_steps_and_rings_the_best() -> None:
     assert picture is not None
     assert "<b>" not in picture
     assert picture.count("<polyline") == 3
-    assert 'points="340.0,0.0 624.0,85.0"' in picture  # step 1 of 2 at the top, step 2 half way down
-    assert '<circle class="ring" cx="624.0"' in picture
+    assert 'points="238.0,0.0 428.0,85.0"' in picture  # step 1 of 2 at the top, step 2 half way down
+    assert '<circle class="ring" cx="428.0"' in picture
     assert curves.svg(curves.Training.of({}), "") is None
