@@ -3,9 +3,9 @@
 Each reader gives the same frames of a clip at the same size (checked: same count, and a mean difference of at most
 `BOUND` grey levels, for the filters differ), once alone and eight at once. The others may choose: every thread count
 and way of seeking that they have is tried and the fastest counts, while this project's reader runs as the workers run
-it. Readers take turns, so that a busy moment hits all of them, and the best of some rounds counts. `ratio_vs_fastest`
-is the fastest other's time divided by ours: 1 or more is at least as fast. `cpu_ratio_vs_least` is the same of
-processor time, which other work on the machine disturbs less.
+it. Readers take turns, so that a busy moment hits all of them, and the median of the rounds counts; `spread` is the
+fastest and the slowest round. `ratio_vs_fastest` is the fastest other's time divided by ours: 1 or more is at least as
+fast. `cpu_ratio_vs_least` is the same of processor time, which other work on the machine disturbs less.
 
 The others live in an environment of their own (`.venvs/bench`, from requirements-decode.txt); what does not install or
 load there is reported as absent. Clips: the sandbox's, one of them in seven more codings, and those of a folder
@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import av
@@ -46,7 +47,7 @@ READER = Path(__file__).parent / "parts" / "readers.py"
 BENCH = VENVS / "bench"
 BUDGET = VideoBudget(fps=2)
 BOUND = 2.5  #: grey levels (0 to 255) by which the mean of all pixels may differ
-ROUNDS = {"one_at_a_time": 5, "eight_at_once": 3}
+ROUNDS = {"one_at_a_time": 7, "eight_at_once": 5}
 AT_ONCE = {"one_at_a_time": 1, "eight_at_once": 8}
 SHIFTS = (0, -1, -2, 1, 2)  #: frames; AVI with packed B-frames is counted otherwise by each library
 SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".ts"}
@@ -299,15 +300,18 @@ def _column(seconds: dict[Way, list[tuple[float, float]]]) -> dict[str, Any]:
     best: dict[str, float] = {}
     cpu: dict[str, float] = {}
     how: dict[str, str] = {}
+    spread: dict[str, tuple[float, float]] = {}
     for way, values in seconds.items():
-        wall = min(value for value, _ in values)  # what other work on the machine adds is no reader's
-        if wall < best.get(way.library, float("inf")):
-            best[way.library], cpu[way.library] = wall, min(value for _, value in values)
+        walls = [wall for wall, _ in values]
+        if (wall := median(walls)) < best.get(way.library, float("inf")):
+            best[way.library], cpu[way.library] = wall, median(own for _, own in values)
+            spread[way.library] = round(min(walls), 5), round(max(walls), 5)
             how[way.library] = f"threads {way.threads or 'auto'}{', ' + way.option if way.option else ''}"
     others = {library: value for library, value in best.items() if library != "roadqa"}
     fastest = min(others, key=lambda library: others[library]) if others else None
     return {
         "seconds": {library: round(value, 5) for library, value in best.items()},
+        "spread": spread,
         "cpu_seconds": {library: round(value, 5) for library, value in cpu.items()},
         "how": how,
         "fastest_other": fastest,
