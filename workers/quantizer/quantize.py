@@ -9,7 +9,7 @@ from typing import Any
 from shared import geometry, schemes
 from shared.context import Context
 from shared.contracts import QuantizeRecipe
-from workers.quantizer import calibration, checkpoint, recipes
+from workers.quantizer import calibration, checkpoint, modelcard, recipes
 
 PACKAGES = ("llmcompressor", "compressed-tensors", "transformers", "torch")
 
@@ -65,6 +65,7 @@ def quantize(inputs: dict[str, list[Path]], recipe: QuantizeRecipe, out: Path, c
         "base": checkpoint.card(source),
     }
     (out / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(modelcard.readme(card, recipes.text(recipe)), encoding="utf-8")
     return {
         "scheme": recipe.scheme,
         "layers": len(card["layers"]["quantized"]),

@@ -1,16 +1,18 @@
 """The verb end to end, on a random tiny model: what is packed, what is kept, and what comes out of it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
-from shared import geometry, schemes
+from shared import child, geometry, schemes
 from shared.context import LocalContext
 from shared.errors import InputError, Stopped
 from tests.unit.quantizer.conftest import Made, recipe
@@ -124,6 +126,108 @@ def seen_by_last_layer(loaded: Any, run: Any) -> list[torch.Tensor]:
         run(loaded)
     handle.remove()
     return seen
+
+
+def test_the_readme_says_what_people_ask_first(made: Made) -> None:
+    text = (made.folder / "README.md").read_text()
+    front, body = text.split("---\n")[1:]
+    assert yaml.safe_load(front)["tags"][-1] == made.scheme
+    for said in ("## Base", schemes.SCHEMES[made.scheme].title, "14 Linears", "## Recipe", "smaller"):
+        assert said in body
+    assert ("8 rows on" in body) == made.recipe.calibrated
+    told = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
+    assert told == yaml.safe_load((made.folder / "recipe.yaml").read_text())
+
+
+def test_the_calibration_set_is_listed_in_the_artifact(made: Made) -> None:
+    path = made.folder / calibration.FILE
+    if not made.recipe.calibrated:
+        assert not path.exists()
+        return
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({line["question"] for line in lines}) == 8
+    assert {frozenset(line) for line in lines} == {frozenset({"question", "clip", "recording", "category", "origin"})}
+
+
+def test_gptq_makes_up_for_what_rounding_alone_does(
+    model: Path, rows: Path, batches: list[Batch], tmp_path: Path
+) -> None:
+    """On the rows that it saw; else it did not run."""
+    parent = letter_logits(model, batches)
+    distance = {}
+    for shown in ("video", "none"):
+        (tmp_path / shown).mkdir()
+        chosen = recipe("gptq", calibration=shown)
+        quantize({"model": [model], "data": [rows]}, chosen, tmp_path / shown, LocalContext(tmp_path / "s"))
+        distance[shown] = (letter_logits(tmp_path / shown, batches) - parent).square().mean()
+    assert distance["video"] < 0.8 * distance["none"]
+
+
+@pytest.mark.parametrize(("shown", "tokens"), [("frame", 6), ("text", 0)])
+def test_less_of_a_clip_can_be_shown(
+    shown: str, tokens: int, model: Path, rows: Path, batches: list[Batch], tmp_path: Path
+) -> None:
+    chosen = recipe("gptq", calibration=shown, calibration_rows=2)
+    held, questions = calibration.rows_for(chosen, [rows])
+    encoded = Encoded(model, held, questions, chosen, LocalContext(tmp_path / "scratch"))
+    config = json.loads((model / "config.json").read_text())
+    for place in range(2):
+        assert int((encoded[place]["input_ids"] == config["video_token_id"]).sum()) == tokens
+        assert ("pixel_values_videos" in encoded[place]) == (shown == "frame")
+    facts = quantize({"model": [model], "data": [rows]}, chosen, tmp_path, LocalContext(tmp_path / "s"))
+    assert facts["calibration"]["shows"] == shown
+
+
+def test_numbers_that_are_none_are_told_with_their_tensor(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["model.language_model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj\.weight: holds NaN or infinity"):
+        quantize({"model": [tmp_path / "model"]}, recipe("nvfp4a16"), tmp_path / "out", LocalContext(tmp_path / "s"))
+
+
+def test_a_row_that_overflows_is_told_with_layer_and_question(model: Path, rows: Path, tmp_path: Path) -> None:
+    chosen = recipe("gptq")
+    held, questions = calibration.rows_for(chosen, [rows])
+    ctx = LocalContext(tmp_path / "scratch")
+    encoded = Encoded(model, held, questions, chosen, ctx)
+    loaded = compress.load(model, chosen)
+    calls = []
+
+    def overflow(_: torch.nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return output * float("inf") if len(calls) == 3 else output
+
+    loaded.model.language_model.layers[1].mlp.register_forward_hook(overflow)
+    told = rf"NaN or infinity comes out of layer 1 at question {questions[2].id} \(clip {questions[2].clip[:12]}\)"
+    with pytest.raises(InputError, match=told):
+        compress.compress(loaded, chosen, encoded, ctx)
+
+
+def test_a_job_that_was_killed_starts_again_without_harm(
+    model: Path, rows: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The process that a worker starts is killed between two layers; another attempt gives what one alone gives."""
+
+    class Kills(LocalContext):
+        def progress(self, done: float, total: float, unit: str, **facts: float | str) -> None:
+            if unit == "layers":
+                raise KeyboardInterrupt
+
+    verb, chosen = child.once("workers.quantizer.quantize"), recipe("gptq", calibration_rows=4)
+    outs = [tmp_path / name for name in ("killed", "again", "alone")]
+    for out in outs:
+        out.mkdir()
+    inputs, scratch = {"model": [model], "data": [rows]}, tmp_path / "scratch"
+    with pytest.raises(KeyboardInterrupt):
+        verb(inputs, chosen, outs[0], Kills(scratch))
+    assert not list(outs[0].iterdir()), "nothing is written before all of it is quantised"
+    quantize(inputs, chosen, outs[1], LocalContext(scratch))
+    quantize(inputs, chosen, outs[2], LocalContext(tmp_path / "other"))
+    for path in outs[2].iterdir():
+        assert (outs[1] / path.name).read_bytes() == path.read_bytes()
 
 
 def test_bad_input_is_refused_before_any_work(model: Path, tmp_path: Path) -> None:
