@@ -45,7 +45,7 @@ ASKED = {"system_prompt": "short", "video": {"fps": 2, "tokens_per_patch": 6, "m
 QUANTIZE = ASKED | {"calibration_rows": 64, "group_size": 32}
 SHOWN = ("video", "frame", "text", "none")
 SEEDS = (0, 1, 2)
-ROUNDS = 3  #: of the comparison with the examples' way
+ROUNDS = 2  #: of the comparison with the examples' way
 SETTINGS = metrics.Settings()
 
 Job = dict[str, Any]
@@ -158,16 +158,16 @@ def made(checkpoints: Sequence[Checkpoint], steps: Steps) -> tuple[Path, Path]:
     parent = WORK / "parent"
     verb("trainer", "train", [job(parent, {"model": [BASE], "data": [train]}, training())])
     steps.tell("parent trained")
-    for each in checkpoints:
-        data = {} if each.calibration == "none" or not SCHEMES[each.scheme].calibrated else {"data": [train]}
-        verb("quantizer", "quantize", [job(WORK / each.name, {"model": [parent]} | data, each.recipe)])
-        steps.tell(f"{each.name} quantised")
-    engines = sorted({each.engine for each in checkpoints})
-    asked = [(parent, engine) for engine in engines] + [(WORK / each.name, each.engine) for each in checkpoints]
-    for model, engine in asked:
-        inputs = {"model": [model], "data": [test]}
-        verb("inference", "predict", [job(answers(model.name, engine), inputs, ASKED | {"engine": engine})])
-        steps.tell(f"{model.name} asked by {engine}")
+    rows = {each: {} if each.calibration == "none" else {"data": [train]} for each in checkpoints}
+    quantised = [job(WORK / each.name, {"model": [parent]} | rows[each], each.recipe) for each in checkpoints]
+    verb("quantizer", "quantize", quantised)
+    steps.tell(f"{len(checkpoints)} checkpoints quantised")
+    asked = {(parent, each.engine) for each in checkpoints} | {(WORK / each.name, each.engine) for each in checkpoints}
+    verb("inference", "predict", [
+        job(answers(model.name, engine), {"model": [model], "data": [test]}, ASKED | {"engine": engine})
+        for model, engine in sorted(asked)
+    ])  # fmt: skip
+    steps.tell(f"{len(asked)} times asked")
     return train, test
 
 
@@ -321,8 +321,7 @@ def main() -> None:
     """`make bench NAME=quantize`"""
     WORK.mkdir(parents=True, exist_ok=True)
     checkpoints = wanted()
-    asked = len({each.engine for each in checkpoints}) + len(checkpoints)
-    steps = Steps(2 + len(checkpoints) + asked + 2 * ROUNDS)
+    steps = Steps(4 + 2 * ROUNDS)
     train, held_out = made(checkpoints, steps)
     test = Test(evaluate.answered(Rows([held_out])))
     example = beside_example(train, steps)

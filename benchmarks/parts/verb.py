@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.parts.telling import Telling
+from services.cli import words
 from shared.contracts import STAGES
 
 MODULES = {
@@ -46,8 +47,13 @@ def run(verb: str, job: dict[str, Any]) -> None:
 def main() -> None:
     """Every job of the file, in order."""
     verb, path = sys.argv[1:]
-    for job in json.loads(Path(path).read_text(encoding="utf-8")):
+    jobs, began = json.loads(Path(path).read_text(encoding="utf-8")), time.monotonic()
+    for number, job in enumerate(jobs, 1):
         run(verb, job)
+        spent = time.monotonic() - began
+        left = words.duration(round(spent / number * (len(jobs) - number)))
+        name = Path(job["out"]).name
+        print(f"{verb} {number} of {len(jobs)}: {name}; {words.duration(round(spent))}, {left} left", file=sys.stderr)
 
 
 if __name__ == "__main__":
