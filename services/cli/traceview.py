@@ -58,6 +58,8 @@ def row_tree(found: Mapping[str, Any]) -> Tree:
             title, lines = _label(Label.model_validate(found["row"]))
         case "predictions.jsonl":
             title, lines = _prediction(Prediction.model_validate(found["row"]))
+        case "calibration.jsonl":
+            title, lines = f"calibrated the model (clip {found['row']['clip'][:_SHORT]})", iter(())
         case _:
             title, lines = _question(Question.model_validate(found["row"]))
     tree = Tree(Text.assemble((plain(title), "bold"), (where, "dim")), guide_style="dim")

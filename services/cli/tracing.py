@@ -60,12 +60,12 @@ def _walk(store: Store, artifact: str, graph: dict[str, dict[str, Any]]) -> None
         pending += [each for artifacts in inputs.values() for each in artifacts]
 
 
-_TABLES = ("predictions.jsonl", "labels.jsonl", "questions.jsonl")
+_TABLES = ("predictions.jsonl", "labels.jsonl", "questions.jsonl", "calibration.jsonl")
 
 
 def _rows_on(store: Store, graph: dict[str, dict[str, Any]], question: str) -> list[dict[str, Any]]:
     """Every row of the lineage about the question, and about what it was augmented from."""
-    artifacts = [artifact for artifact, facts in graph.items() if facts["kind"] in ("rows", "predictions")]
+    artifacts = [artifact for artifact, facts in graph.items() if facts["kind"] in ("rows", "predictions", "model")]
     wanted = _with_parents(question, _parents(store, artifacts))  # first: a lineage may not fit in memory
     return [
         {"artifact": artifact, "table": table, "row": row}

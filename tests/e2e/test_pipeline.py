@@ -62,6 +62,21 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
     traced = whole.roadqa("trace", run, "--question", next(iter(answers)))
     for word in ("predict", "quantize", "train", "label"):
         assert word in traced
+    calibrated(whole, run)
+
+
+def calibrated(whole: Stack, run: str) -> None:
+    """Each row that calibrated is found from the run by its question."""
+    from shared.run import Runs
+    from shared.store import Store
+    from tests.conftest import settings_of
+
+    store = Store(settings_of(whole.env))
+    (model,) = Runs(store).state(run).node("B awq").artifacts
+    lines = store.read_file(model, "calibration.jsonl").decode().splitlines()
+    assert len(lines) == 16
+    traced = whole.json("trace", model, "--question", json.loads(lines[0])["question"])
+    assert {row["table"] for row in traced["question"]} >= {"calibration.jsonl", "questions.jsonl"}
 
 
 def check_report(report: dict[str, Any], lacking: list[str]) -> None:

@@ -89,6 +89,15 @@ def test_the_newest_verdict_counts_and_only_the_card_is_fetched_for_it(world: Wo
     assert found["state"] == "promoted"
 
 
+def test_what_calibrated_a_model_is_found_by_its_question(world: World, roadqa: Roadqa) -> None:
+    line = {"question": "q7", "clip": "ab" * 32, "recording": "r", "category": "sign", "origin": "human"}
+    (world.folder / "model" / "calibration.jsonl").write_text(json.dumps(line) + "\n")
+    model = world.store.put_artifact("model", world.folder / "model")
+    told = json.loads(roadqa("trace", model, "--question", "q7", "--json").stdout)
+    assert told["question"] == [{"artifact": model, "table": "calibration.jsonl", "row": line}]
+    assert "calibrated the model (clip abab" in roadqa("trace", model, "--question", "q7").stdout
+
+
 def test_a_refused_model_is_not_served_unless_forced_and_that_is_said(world: World) -> None:
     assert verdicts.check(world.store, world.model, "small", force=False) is None
     world.evaluate("refused", "min_recovery 0.98", 1)

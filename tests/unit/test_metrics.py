@@ -139,3 +139,23 @@ def test_small_scores_say_that_they_claim_nothing() -> None:
     assert metrics.too_few(10, 10) == "n = 10: too few to claim anything"
     assert "1 recording:" in (metrics.too_few(500, 1) or "")
     assert metrics.too_few(500, 60) is None
+
+
+def test_the_recovery_is_the_ratio_of_accuracies_and_its_interval_holds_it() -> None:
+    parent = [1] * 80 + [0] * 40
+    model = [1] * 70 + [0] * 50
+    found = metrics.recovery(model, parent, [f"r{i}" for i in range(120)], metrics.Settings(resamples=2000))
+    assert found is not None
+    share, interval = found
+    assert share == pytest.approx(70 / 80)
+    # 10 losses of 80: by the delta method ±1.96 · sqrt(0.125 · 0.875 / 80)
+    assert interval.low == pytest.approx(0.80, abs=0.015)
+    assert interval.high == pytest.approx(0.95, abs=0.015)
+
+
+def test_equal_answers_recover_all_and_the_interval_is_not_a_point() -> None:
+    found = metrics.recovery([1, 0] * 60, [1, 0] * 60, [f"r{i}" for i in range(120)], metrics.Settings(resamples=500))
+    assert found is not None
+    assert found[0] == 1
+    assert found[1].low < 1 < found[1].high
+    assert metrics.recovery([1, 0], [0, 0], ["a", "b"]) is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.cli import page, words
-from services.cli.report import ReportInput, RowView, StepView, build, label_line, merge_facts, verdicts
+from services.cli.report import ReportInput, RowView, StepView, build, label_line, marks, merge_facts, verdicts
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -44,6 +44,14 @@ CLEAR = (
     a_row("fine-tuned B", scores(0.85, 0.80, 0.90, parent=against(0.42, 0.43, 1e-9)), "prompt"),
     a_row("B awq", scores(0.84, 0.79, 0.89, parent=against(0.85, -0.01, 0.5)), "fine-tuned B", size_bytes=2_200_000),
 )
+
+
+def kept(state: str, why: str) -> dict[str, Any]:
+    """A verdict, as the evaluate stage tells it."""
+    return {
+        "state": state, "why": why, "n": 240, "recovery": {"is": 0.988, "ci95": [0.95, 1.02]},
+        "flips": {"n": 240, "flipped": 9, "won": 3, "lost": 6}, "logprobs": {"mean": 0.0123, "max": 0.9},
+    }  # fmt: skip
 
 
 class _Links(html.parser.HTMLParser):
@@ -262,3 +270,24 @@ def test_figures_in_words(said: str, expected: str) -> None:
 def _details(report: dict[str, Any]) -> list[str]:
     details: list[str] = report["headline"]["details"]
     return details
+
+
+@pytest.mark.parametrize(
+    ("state", "why", "said"),
+    [
+        ("promoted", "it keeps what the gate asks", "Promoted: it keeps what the gate asks."),
+        ("refused", "max_drop 0.01: difference -0.0100", "Refused: max_drop 0.01"),
+        ("measured", "no gate was set", "No gate was set."),
+    ],
+)
+def test_what_a_quantised_row_kept_and_its_gates_word_stand_below_the_table(state: str, why: str, said: str) -> None:
+    found = scores(0.84, 0.79, 0.89, parent=against(0.85, -0.01, 0.5), verdict=kept(state, why))
+    report = build(a_view(*CLEAR[:3], a_row("B awq", found, "fine-tuned B", size_bytes=2_200_000)))
+    line = next(line for line in report["headline"]["details"] if line.startswith("B awq keeps"))
+    assert "keeps 98.8% (95.0–102.0) of fine-tuned B's accuracy; 9 of 240 answers are others (3 won, 6 lost)" in line
+    assert "0.012 apart on average, 0.90 at most" in line
+    assert said in line
+    row = report["rows"][-1]
+    assert row["kept"]["state"] == state
+    assert ("refused" in marks(row)) == (state == "refused")
+    assert line.replace("'", "&#39;") in page.html(report)
