@@ -4,7 +4,7 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 #: Schemes (`shared/schemes.py`) that vLLM 0.32 runs on no CPU, and those that need AVX-512; a test asks vLLM itself.
-_NO_CPU, _AVX512 = "nvfp4a16,mxfp4a16,fp8-dynamic", "awq,gptq"
+_NO_CPU, _AVX512 = "nvfp4a16,mxfp4a16", "awq,gptq"
 
 
 def has_avx512() -> bool:

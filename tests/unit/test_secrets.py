@@ -67,9 +67,9 @@ def test_where_linux_does_not_tell_the_processor_the_slow_one_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    assert machine.vllm_lacks() == "nvfp4a16,mxfp4a16,fp8-dynamic,awq,gptq"
+    assert machine.vllm_lacks() == "nvfp4a16,mxfp4a16,awq,gptq"
     machine.CPUINFO.write_text("flags : sse2 avx512f\n")
-    assert machine.vllm_lacks() == "nvfp4a16,mxfp4a16,fp8-dynamic"
+    assert machine.vllm_lacks() == "nvfp4a16,mxfp4a16"
 
 
 SOURCES = ("scripts/secrets.py", "shared/machine.py", "shared/__init__.py", "scripts/__init__.py")

@@ -25,8 +25,9 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(settings().engine_process
 from vllm import LLM, SamplingParams
 from vllm.platforms import current_platform
 
-#: compressed-tensors formats that vLLM can run on a CPU, with the operator each needs; int4's needs AVX-512.
-CPU_KERNELS = {"pack-quantized": "cpu_gemm_wna16", "int-quantized": "onednn_scaled_mm"}
+#: compressed-tensors formats that vLLM can run on a CPU, with the operator each needs (None: torch's own); int4's needs
+#: AVX-512.
+CPU_KERNELS = {"pack-quantized": "cpu_gemm_wna16", "int-quantized": "onednn_scaled_mm", "float-quantized": None}
 GPU_MEMORY = 0.9  #: share of a GPU's memory for all engines together
 CPU_FULL_PROMPTS = 8  #: prompts of full length for which the KV cache of a CPU engine has room
 
@@ -96,7 +97,10 @@ class VLLMEngine:
 def has_kernel(quantization: str) -> bool:
     """Whether this CPU's build of vLLM can run a compressed-tensors format."""
     current_platform.import_kernels()  # vLLM itself does so with the first engine only
-    return hasattr(torch.ops._C, CPU_KERNELS.get(quantization, "none"))
+    if quantization not in CPU_KERNELS:
+        return False
+    operator = CPU_KERNELS[quantization]
+    return operator is None or hasattr(torch.ops._C, operator)
 
 
 def check_normalisation(encoder: Encoder) -> None:

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from vllm.model_executor.kernels import linear
+from vllm.platforms import PlatformEnum, current_platform
 
+from shared import machine
 from shared.errors import InputError
 from shared.prompts import LETTERS
+from shared.schemes import SCHEMES
 from shared.vlm.encode import Encoder, encoder
 from tests.unit.inference.conftest import recipe
 from tests.unit.vlm.examples import clip, question
 from workers.inference.engines import POOL, Answer, Asked, Engine, ParityError, read_checkpoint
+from workers.inference.vllm_engine import has_kernel
 
 ASKED = [
     Asked(question(tuple(f"car {j}" for j in range(2 + i % 7)), name=f"q{i}"), clip(i, 2 + 2 * (i % 4)), f"f{i}")
@@ -110,7 +116,7 @@ def test_the_kernels_of_this_cpu_are_known_before_any_engine_is_loaded() -> None
     code = "from workers.inference.vllm_engine import CPU_KERNELS, has_kernel; print(*filter(has_kernel, CPU_KERNELS))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     int4 = ["pack-quantized"] if "avx512f" in Path("/proc/cpuinfo").read_text() else []
-    assert done.stdout.split() == [*int4, "int-quantized"]
+    assert done.stdout.split() == [*int4, "int-quantized", "float-quantized"]
 
 
 def test_a_processor_that_vllm_would_read_wrongly_is_refused(base: Path, tmp_path: Path) -> None:
@@ -139,3 +145,15 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 def test_every_letter_has_a_token(base: Path) -> None:
     assert len(set(encoder(base).letter_ids(len(LETTERS)))) == 26
+
+
+def test_the_table_of_what_a_cpu_lacks_is_what_vllm_itself_has() -> None:
+    """`ROADQA_VLLM_LACKS` is set by it, and refuses before any work."""
+    current_platform.import_kernels()
+    fp4 = [linear._POSSIBLE_NVFP4_KERNELS, linear._POSSIBLE_MXFP4_KERNELS]
+    assert not any(kernels.get(PlatformEnum.CPU) for kernels in fp4)
+    assert linear._POSSIBLE_FP8_KERNELS[PlatformEnum.CPU]
+    has_int4 = hasattr(torch.ops._C, "cpu_gemm_wna16")
+    assert has_int4 == machine.has_avx512()
+    lacking = set(machine.vllm_lacks().split(","))
+    assert {name for name, scheme in SCHEMES.items() if not has_kernel(scheme.format)} == lacking
