@@ -80,10 +80,18 @@ class Settings(BaseSettings):
     teacher_batch: bool = Field(False, description="ask Gemini in batch jobs: half the price, answers within a day")
     prices: Path | None = Field(None, description="table of the teachers' prices; None: shared/prices.yaml")
 
-    trainer_processes: int = Field(0, ge=0, description="processes of one training; 0: one for each GPU, else 2")
+    trainer_processes: int = Field(0, ge=0, description="processes of one machine; 0: one for each GPU, else 2")
     trainer_micro_batch: int = Field(0, ge=0, description="rows at once in one process; 0: 2 on a GPU, else all")
+    trainer_auto_batch: bool = Field(False, description="out of memory: go on with half the rows at once")
     trainer_checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between training checkpoints")
-    trainer_cache_bytes: int = Field(20_000_000_000, ge=0, description="bytes of decoded frames kept in one training")
+    trainer_cache_bytes: int = Field(
+        20_000_000_000, ge=0, description="bytes of decoded frames kept in ROADQA_CACHE_DIR/frames"
+    )
+    trainer_nodes: int = Field(1, ge=1, description="machines of one training")
+    trainer_node_rank: int = Field(0, ge=0, description="which of them this one is; the first, 0, is the worker")
+    trainer_rendezvous: str = Field(
+        "", description="host:port of the first machine, where the others wait; and the next port"
+    )
     trainer_extensions: Path = Field(Path(".state/torch_extensions"), description="DeepSpeed's compiled extensions")
 
     @field_validator("vllm_lacks")

@@ -444,19 +444,25 @@ class StoreScratch:
         """The mark `<name>` is written last: a folder without it is not there, and one with it does not change."""
         if self._store.exists(f"{self._root}folders/{name}"):
             return
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            key = f"{self._root}files/{name}/{path.relative_to(folder).as_posix()}"
-            self._store.write_file(key, path)
+        root = f"{self._root}files/{name}/"
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        with ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(
+                lambda path: self._store.write_file(root + path.relative_to(folder).as_posix(), path), paths
+            ):
+                pass
         self._store.write_if_absent(f"{self._root}folders/{name}", b"complete")
 
     def get_folder(self, name: str, folder: Path) -> bool:
         if not self._store.exists(f"{self._root}folders/{name}"):
             return False
         root = f"{self._root}files/{name}/"
-        for key in self._store.keys(root):
-            path = folder / key.removeprefix(root)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._store.read_to(key, path)
+        keys = list(self._store.keys(root))
+        for key in keys:
+            (folder / key.removeprefix(root)).parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(lambda key: self._store.read_to(key, folder / key.removeprefix(root)), keys):
+                pass
         return True
 
     def folders(self) -> list[str]:

@@ -20,6 +20,7 @@ from shared import activations, footprint
 from shared.budget import VideoBudget
 from shared.contracts import LoraRecipe, TrainRecipe
 from workers.trainer import model, rank
+from workers.trainer.meter import Meter
 from workers.trainer.request import RankRequest
 
 BASE = Path(__file__).parents[2] / "services" / "sandbox" / "base"  # tokenizer and processor
@@ -114,6 +115,7 @@ def request_of(data: Path, work: Path, recipe: TrainRecipe, steps: int, micro_ba
         recipe=recipe,
         out=work / "out",
         work=work,
+        cache=work / "frames",
         resume=None,
         steps=steps,
         micro_batch=micro_batch,
@@ -126,7 +128,7 @@ def request_of(data: Path, work: Path, recipe: TrainRecipe, steps: int, micro_ba
 
 def trainer_of(request: RankRequest, args: Any, prepared: Any, watch: TrainerCallback) -> Any:
     """The rank's own trainer, which tells `watch` alone."""
-    return rank.make_trainer(request, args, prepared, [watch])
+    return rank.make_trainer(request, args, prepared, Meter(), [watch])
 
 
 def row_sizes(example: dict[str, torch.Tensor]) -> dict[str, int]:

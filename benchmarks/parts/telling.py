@@ -19,7 +19,7 @@ class Telling(LocalContext):
 
     def progress(self, done: float, total: float, unit: str, **facts: float | str) -> None:
         now = time.monotonic()
-        if now - self._told >= TELL_S or done == total:
+        if done and (now - self._told >= TELL_S or done == total):
             rate = done / (now - self._began)
             left = words.duration(round((total - done) / rate))
             sys.stderr.write(f"{self._what}: {done:.0f} of {total:.0f} {unit}, {rate:.1f}/s, {left} left\n")

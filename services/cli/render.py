@@ -183,4 +183,16 @@ def _pace(step: Step) -> Iterator[str]:
 def _facts(step: Step) -> Iterator[str]:
     """What the first task under way tells of itself: loss, cost."""
     for name, value in _under_way(step)[0]["facts"].items() if step.progress else ():
-        yield f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        yield _fact(name, value)
+
+
+def _fact(name: str, value: float | str) -> str:
+    """tokens_per_second 3849.2 → 3849 tokens/s; memory_bytes → memory 3.4 GB; data_wait 0.012 → data wait 1.2%."""
+    if isinstance(value, str):
+        return f"{name.replace('_', ' ')} {value}"
+    if name.endswith("_per_second"):
+        return f"{value:.4g} {name.removesuffix('_per_second')}/s"
+    if name.endswith("_bytes"):
+        return f"{name.removesuffix('_bytes')} {words.size(value)}"
+    told = words.percent(value) if name.endswith("_wait") else f"{value:.4g}"
+    return f"{name.replace('_', ' ')} {told}"

@@ -31,6 +31,18 @@ def test_a_step_at_work_shows_share_pace_time_left_and_loss() -> None:
     assert "loss 0.5123" in shown(run_view("run-1", [step], 125))
 
 
+def test_what_a_training_tells_is_shown_in_its_units() -> None:
+    facts = {
+        "loss": 0.5, "learning_rate": 2.5e-05, "samples_per_second": 33.61, "tokens_per_second": 3849.2,
+        "memory_bytes": 34_600_000_000, "data_wait": 0.0123, "stop_costs": "120 GB, 300 s",
+    }  # fmt: skip
+    line = run_line([Step(**STEP, progress=(a_task(40, 100, 2.0, **facts),))], 125)
+    assert line.endswith(
+        "loss 0.5, learning rate 2.5e-05, 33.61 samples/s, 3849 tokens/s, memory 34.6 GB, data wait 1.2%,"
+        " stop costs 120 GB, 300 s"
+    )
+
+
 def test_finished_shards_set_the_pace_of_those_that_wait() -> None:
     step = Step(**STEP | {"done": 2, "total": 5, "seconds": 20.0, "progress": (a_task(5, 10),)})
     assert fraction(step) == pytest.approx(0.5)

@@ -9,6 +9,7 @@ from shared import curves
 from shared.contracts import TrainRecipe
 from shared.schema import Question
 from workers.trainer import modelcard
+from workers.trainer.order import clip_tokens
 from workers.trainer.plan import Plan
 
 
@@ -18,6 +19,26 @@ def origin(question: Question) -> str:
     words += ["augmented"] if question.origin.parent is not None else []
     words += ["test-derived"] if question.origin.test_derived else []
     return ", ".join(words)
+
+
+def visual_tokens(plan: Plan, recipe: TrainRecipe) -> dict[str, int]:
+    """What the model will see, by the clips' tables: tokens of a temporal patch, of a clip, of an epoch's rows."""
+    seen = {digest: clip_tokens(clip, recipe.video) for digest, clip in plan.rows.clips.items()}
+    rows = [seen[plan.questions[row].clip] for row in plan.epoch(recipe.seed, 0)]
+    return {
+        "a_patch_at_most": max(clip.a_patch for clip in rows),
+        "a_clip_at_least": min(clip.total for clip in rows),
+        "a_clip_at_most": max(clip.total for clip in rows),
+        "an_epoch": sum(clip.total for clip in rows),
+    }
+
+
+def said(seen: dict[str, int]) -> str:
+    """The same in words."""
+    return (
+        f"{seen['a_patch_at_most']} a temporal patch at most, {seen['a_clip_at_least']} to {seen['a_clip_at_most']} a"
+        f" clip, {seen['an_epoch']:,} an epoch"
+    )
 
 
 def data_facts(plan: Plan) -> dict[str, Any]:
@@ -44,7 +65,7 @@ def build(
     return {
         "made_by": "train",
         "recipe": recipe.model_dump(mode="json"),
-        "data": data_facts(plan),
+        "data": {**data_facts(plan), "visual_tokens": visual_tokens(plan, recipe)},
         "training": training,
         **({} if judged is None else {"validation": data_facts(judged)}),
         "base": base,

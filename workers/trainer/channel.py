@@ -1,9 +1,10 @@
 """What the ranks tell the verb, one JSON object a line; what the verb tells them, by a file and by its end.
 
 Rank → verb, on the ranks' common stdout (a line is shorter than a pipe's atomic write):
-`{"event": "log", step, loss, …}`, `{"event": "checkpoint", step, folder}`, `{"event": "end", outcome, …}`,
-`{"event": "error", type, message}`. Verb → ranks: the file `stop` in the work folder. The end of stdin
-means that the verb is gone, and the ranks with it.
+`{"event": "begin", checkpoint_bytes, …}`, `{"event": "log", step, loss, …}`,
+`{"event": "checkpoint", step, folder, seconds}`, `{"event": "end", outcome, …}`, `{"event": "error", type, message}`.
+Verb → ranks, files in the work folder: `stop`, which says whether to keep a last checkpoint, and `busy` while one is
+being uploaded. The end of stdin means that the verb is gone, and the ranks with it.
 """
 
 import json
@@ -12,7 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-STOP_FILE = "stop"
+STOP_FILE, BUSY_FILE = "stop", "busy"
+GO_ON, KEEP, KEEP_AND_STOP, STOP = range(4)  #: what rank 0 decides for all, between two steps
 _ATOMIC = 4096  # bytes: PIPE_BUF on Linux
 
 
@@ -39,5 +41,15 @@ def _end_with_the_verb() -> None:
     os._exit(1)
 
 
-def stop_wanted(work: Path) -> bool:
-    return (work / STOP_FILE).exists()
+def ask_to_stop(work: Path, *, keep: bool) -> None:
+    """The ranks end after their step, with a checkpoint or without."""
+    draft = work / f".{STOP_FILE}"
+    draft.write_text(str(KEEP_AND_STOP if keep else STOP), encoding="ascii")
+    draft.replace(work / STOP_FILE)
+
+
+def wanted(work: Path, keep_now: bool) -> int:
+    """What the verb wants; `keep_now`: a checkpoint is due, which waits while one is uploaded."""
+    if (work / STOP_FILE).exists():
+        return int((work / STOP_FILE).read_text(encoding="ascii"))
+    return KEEP if keep_now and not (work / BUSY_FILE).exists() else GO_ON

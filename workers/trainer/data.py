@@ -1,22 +1,23 @@
 """Rows to tensors: each clip decoded once, each step's batch the same whoever computes it."""
 
-import contextlib
-import os
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
+from itertools import islice
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from shared.budget import VideoBudget
 from shared.contracts import TrainRecipe
+from shared.errors import MediaError
 from shared.schema import Question
-from shared.video import SampledClip, sample
+from shared.video import SampledClip
 from shared.vlm.encode import IGNORED, VIDEO_KWARGS, Encoder
+from workers.trainer.ahead import Ahead, Share
+from workers.trainer.cache import ClipCache
+from workers.trainer.order import Order
 from workers.trainer.plan import Plan, permuted
 from workers.trainer.reasoning import Reasonings, cut
+from workers.trainer.skipped import Skipped
 
 Example = dict[str, torch.Tensor]
 
@@ -26,40 +27,11 @@ MEMORY_BYTES = 512 << 20  #: of encoded clips that a process without loaders kee
 VIDEO_TOKEN_TYPE = 2  #: of `mm_token_type_ids`: 0 text, 1 image, 2 video
 
 
-class ClipCache:
-    """Sampled frames (uint8) in a folder that all processes of one training share. Files appear whole.
-
-    Beyond `limit_bytes` a clip is decoded again each time it is met.
-    """
-
-    def __init__(self, folder: Path, budget: VideoBudget, limit_bytes: int) -> None:
-        self._folder, self._budget, self._limit = folder, budget, limit_bytes
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def get(self, digest: str, path: Path) -> SampledClip:
-        """The clip's frames. Raises MediaError where it cannot be decoded."""
-        kept = self._folder / f"{digest}.npz"
-        with contextlib.suppress(FileNotFoundError), np.load(kept) as found:
-            return SampledClip(
-                found["frames"], tuple(found["indices"].tolist()), float(found["fps"]), float(found["seconds"])
-            )
-        clip = sample(path, self._budget)
-        if clip.frames.nbytes + self._used() <= self._limit:
-            self._put(kept, clip)
-        return clip
-
-    def _used(self) -> int:
-        return sum(entry.stat().st_size for entry in os.scandir(self._folder) if entry.name.endswith(".npz"))
-
-    def _put(self, kept: Path, clip: SampledClip) -> None:
-        incoming = kept.with_suffix(f".{os.getpid()}")
-        with incoming.open("wb") as out:
-            np.savez(out, frames=clip.frames, indices=clip.indices, fps=clip.fps, seconds=clip.seconds)
-        incoming.replace(kept)
-
-
 class Examples(Dataset[Example]):
-    """Position in the training → one encoded row. Positions run over all epochs (see `plan`)."""
+    """Position in the training → one encoded row. Positions run over all epochs (see `plan`, `order`).
+
+    A row whose clip cannot be decoded is noted in `skipped`, and the next row that can stands in for it.
+    """
 
     def __init__(
         self,
@@ -68,13 +40,16 @@ class Examples(Dataset[Example]):
         encoder: Encoder,
         cache: ClipCache,
         length: int,
+        skipped: Skipped,
         memory_bytes: int = MEMORY_BYTES,
         reasonings: Reasonings | None = None,
+        share: Share | None = None,
     ) -> None:
         self._reasonings = reasonings
         self._plan, self._recipe, self._encoder, self._cache, self._length = plan, recipe, encoder, cache, length
-        self._epoch = lru_cache(maxsize=4)(plan.epoch)
-        self._rows = plan.epoch_rows
+        self._skipped, self._share = skipped, share
+        self._order = Order(plan, recipe.video, recipe.seed, recipe.global_batch)
+        self._ahead = Ahead(self._row)
         self._encoded: dict[str, Encoded] = {}  # by clip; what is met in random order is no better kept than the first
         self._room = memory_bytes
 
@@ -83,21 +58,36 @@ class Examples(Dataset[Example]):
 
     def question(self, position: int) -> Question:
         """The question at this position, its choices in this epoch's order."""
-        epoch, place = divmod(position, self._rows)
-        question = self._plan.questions[self._epoch(self._recipe.seed, epoch)[place]]
+        epoch, row = self._order.at(position)
+        question = self._plan.questions[row]
         return permuted(question, self._recipe.seed, epoch) if self._recipe.shuffle_choices else question
 
     def words(self, position: int) -> str | None:
         """What is learnt after the answer's letter at this position."""
         if self._reasonings is None:
             return None
-        epoch, place = divmod(position, self._rows)
-        return self._reasonings.of(self._plan.questions[self._epoch(self._recipe.seed, epoch)[place]], epoch)
+        epoch, row = self._order.at(position)
+        return self._reasonings.of(self._plan.questions[row], epoch)
 
     def __getitem__(self, position: int) -> Example:
-        question = self.question(position)
-        clip, patches = self._encoded.get(question.clip) or self._encode_clip(question.clip)
-        return encode(self._encoder, question, clip, self._recipe, self.words(position)) | patches
+        if self._share is not None:
+            for coming in islice(self._share.after(position), self._share.micro_batch):
+                if coming < self._length:
+                    self._ahead.announce(coming)
+        return self._ahead.fetch(position)
+
+    def _row(self, position: int) -> Example:
+        for place in range(position, position + self._length):
+            question = self.question(place % self._length)
+            if question.clip in self._skipped:
+                continue
+            try:
+                clip, patches = self._encoded.get(question.clip) or self._encode_clip(question.clip)
+            except MediaError as error:
+                self._skipped.note(question.clip, error)
+                continue
+            return encode(self._encoder, question, clip, self._recipe, self.words(place % self._length)) | patches
+        raise MediaError("none of the clips can be decoded")
 
     def _encode_clip(self, digest: str) -> Encoded:
         clip = self._cache.get(digest, self._plan.rows.clip_path(digest))

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,20 +33,23 @@ from transformers.trainer_utils import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from shared.contracts import TrainRecipe
-from shared.errors import RoadQAError
 from shared.vlm.encode import Encoder
-from workers.trainer import files, model, modules, scoring, validation, zero
-from workers.trainer.channel import Channel, stop_wanted
-from workers.trainer.data import MEMORY_BYTES, ClipCache, Examples, collate, following_ids
+from workers.trainer import files, model, modules, scoring, tensors, troubles, validation, zero
+from workers.trainer.ahead import Share
+from workers.trainer.cache import ClipCache
+from workers.trainer.channel import GO_ON, KEEP, KEEP_AND_STOP, STOP, Channel, wanted
+from workers.trainer.data import MEMORY_BYTES, Examples, collate, following_ids
+from workers.trainer.meter import Meter
 from workers.trainer.plan import plan
 from workers.trainer.reasoning import Reasonings
-from workers.trainer.request import HISTORY, RankRequest
+from workers.trainer.request import HISTORY, SKIPPED, RankRequest
+from workers.trainer.skipped import Skipped
+from workers.trainer.troubles import DivergedError
 from workers.trainer.validation import ACCURACY
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-GO_ON, KEEP, KEEP_AND_STOP = range(3)
 _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -53,6 +57,27 @@ class InOrder(Trainer):
     """Takes the examples in their own order, and keeps checkpoints without a second copy of the weights."""
 
     recipe: TrainRecipe
+    meter: Meter
+    checkpoint_bytes: int  #: on this machine, about
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """A step's micro-batches. What this takes is waiting for data: nothing else goes on meanwhile."""
+        began = time.monotonic()
+        found = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.meter.met(found[0], time.monotonic() - began)
+        for batch in found[0]:
+            del batch[
+                "attention_mask"
+            ]  # padding is on the right, where no row looks; without a mask flash kernels apply
+        return found
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        with troubles.writing(folder, self.checkpoint_bytes, "a checkpoint"):
+            super()._save_checkpoint(model, trial)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
         assert self.train_dataset is not None
@@ -83,49 +108,53 @@ class InOrder(Trainer):
 class Reins(TrainerCallback):
     """Between steps, rank 0 decides for all: go on, keep a checkpoint, keep one and stop. Tells the verb of each."""
 
-    def __init__(self, request: RankRequest, channel: Channel) -> None:
-        self._request, self._channel = request, channel
+    def __init__(self, request: RankRequest, channel: Channel, meter: Meter) -> None:
+        self._request, self._channel, self._meter = request, channel, meter
         self._group: dist.ProcessGroup | None = None
-        self._kept = self._began = time.monotonic()
-        self._first_step = 0
+        self._kept = self._saving = time.monotonic()
         self.stopped = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._group = dist.new_group(backend="gloo")
-        self._first_step = state.global_step
-        self._kept = self._began = time.monotonic()
+        self._meter.start(self._group)
+        self._kept = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         over = control.should_training_stop or state.global_step >= state.max_steps  # the result follows at once
-        decision = torch.tensor([self._decide() if state.is_world_process_zero and not over else GO_ON])
-        dist.broadcast(decision, src=0, group=self._group)
-        if decision.item() != GO_ON:
+        decision = self._meter.step(self._decide() if state.is_world_process_zero and not over else GO_ON)
+        if decision in (KEEP, KEEP_AND_STOP):
             control.should_save = True
-            self._kept = time.monotonic()
-        if decision.item() == KEEP_AND_STOP:
+            self._kept = self._saving = time.monotonic()
+        if decision in (KEEP_AND_STOP, STOP):
             control.should_training_stop = self.stopped = True
 
     def _decide(self) -> int:
-        if stop_wanted(self._request.work):
-            return KEEP_AND_STOP
-        return KEEP if time.monotonic() - self._kept >= self._request.checkpoint_seconds else GO_ON
+        return wanted(self._request.work, time.monotonic() - self._kept >= self._request.checkpoint_seconds)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        dist.barrier(self._group)  # every rank's part is written
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            self._channel.send("checkpoint", step=state.global_step, folder=str(folder))
+            tensors.write(folder, kwargs["model"])
+        dist.barrier(self._group)  # every rank's part is written
+        if state.is_local_process_zero:
+            seconds = time.monotonic() - self._saving
+            self._channel.send("checkpoint", step=state.global_step, folder=str(folder), seconds=round(seconds, 3))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
-            raise RoadQAError(f"the loss is {logs['loss']} at step {state.global_step}; lower `learning_rate`")
-        rows = (state.global_step - self._first_step) * self._request.recipe.global_batch
-        rates = {"samples_per_second": round(rows / (time.monotonic() - self._began), 2)}
-        state.log_history[-1] |= {**rates, "time": time.time()}  # it travels in the checkpoints
+        for what in ("loss", "grad_norm"):  # before a checkpoint of this step is written
+            if not math.isfinite(logs.get(what, 0.0)):
+                raise DivergedError(
+                    f"the {what} is {logs[what]} at step {state.global_step}, at a learning rate of"
+                    f" {logs['learning_rate']:.3g}: lower `learning_rate` ({self._request.recipe.learning_rate:g}),"
+                    " or raise `warmup_share`"
+                )
+        rates = self._meter.rates()
+        # it travels in the checkpoints
+        state.log_history[-1] |= {"samples_per_second": rates["samples_per_second"], "time": time.time()}
         if state.is_world_process_zero:
             told = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
             self._channel.send("log", step=state.global_step, **told, **rates)
@@ -180,11 +209,20 @@ def run(request: RankRequest, channel: Channel) -> None:
     disable_progress_bar()
     args = arguments(request, cuda)
     loaded = model.prepare(model.load(request.model, model.DTYPES[recipe.precision]), recipe, cuda)
-    reins = Reins(request, channel)
+    meter = Meter()
+    reins = Reins(request, channel, meter)
     judge = scoring.judge(request, channel)
-    trainer = make_trainer(request, args, loaded, [*judge, reins])
+    trainer = make_trainer(request, args, loaded, meter, [*judge, reins])
     for callback in judge:
         callback.trainer = trainer
+    trainer.checkpoint_bytes = tensors.checkpoint_bytes(loaded, model.DTYPES[recipe.precision])
+    if args.local_process_index == 0:
+        # while one is uploaded another may be written
+        troubles.need_room(request.work, 2 * trainer.checkpoint_bytes // request.nodes, "two checkpoints")
+    if trainer.is_world_process_zero():
+        channel.send("begin", checkpoint_bytes=trainer.checkpoint_bytes)
+    if request.resume:
+        tensors.same(request.resume, loaded)
     trainer.train(resume_from_checkpoint=str(request.resume) if request.resume else None)
     if not reins.stopped:
         _save_result(trainer, request)
@@ -199,21 +237,22 @@ def make_trainer(
     request: RankRequest,
     args: TrainingArguments,
     loaded: PreTrainedModel | PeftModel,
+    meter: Meter,
     callbacks: list[TrainerCallback],
 ) -> InOrder:
     """transformers' Trainer on the request's rows, which reports through `callbacks` alone."""
     recipe = request.recipe
     encoder = Encoder(request.model)
-    cache = ClipCache(request.work / "clips", recipe.video, request.cache_bytes)
-    memory = 0 if request.loaders else MEMORY_BYTES  # each loader would keep its own
     examples = Examples(
         plan(request.data, recipe.mix, recipe.seed),
         recipe,
         encoder,
-        cache,
+        ClipCache(request.cache, recipe.video, request.cache_bytes),
         request.steps * recipe.global_batch,
-        memory,
-        Reasonings(request.data) if recipe.loss_on == "reasoning" else None,
+        Skipped(request.work / SKIPPED),
+        memory_bytes=0 if request.loaders else MEMORY_BYTES,  # each loader would keep its own
+        reasonings=Reasonings(request.data) if recipe.loss_on == "reasoning" else None,
+        share=None if request.loaders else Share(args.process_index, args.world_size, request.micro_batch),
     )
     trainer = InOrder(
         model=loaded,
@@ -223,6 +262,7 @@ def make_trainer(
         callbacks=callbacks,
     )
     trainer.recipe = recipe
+    trainer.meter = meter
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -240,10 +280,13 @@ def _save_result(trainer: InOrder, request: RankRequest) -> None:
         trained = model.merged(request.model, request.recipe, trained, state)
         state = trained.state_dict()
     kinds = [tensor.dtype for tensor in files.tensors(request.model).values()]
-    model.save(trained, state, _TYPES[max(set(kinds), key=kinds.count)], request.out)
+    size = sum(path.stat().st_size for path in request.model.glob("*.safetensors"))
+    troubles.need_room(request.out, size, "the trained model")
+    with troubles.writing(request.out, size, "the trained model"):
+        model.save(trained, state, _TYPES[max(set(kinds), key=kinds.count)], request.out)
 
 
-def _write_history(trainer: Trainer, request: RankRequest) -> None:
+def _write_history(trainer: InOrder, request: RankRequest) -> None:
     """Steps and losses since the very first attempt (a checkpoint carries them), and what was trained."""
     parameters = list(trainer.model.parameters())
     history = {
@@ -255,6 +298,7 @@ def _write_history(trainer: Trainer, request: RankRequest) -> None:
         "parameters": sum(_size(p) for p in parameters),
         "trained_parameters": sum(_size(p) for p in parameters if p.requires_grad),
         "liger": torch.cuda.is_available() and request.recipe.liger,
+        "pace": trainer.meter.summary(),  # of this attempt
     }
     if torch.cuda.is_available():  # rank 0's card stands for the others: ZeRO gives them like shares
         history |= {"gpu": torch.cuda.get_device_name(), "gpu_peak_bytes": torch.cuda.max_memory_reserved()}
@@ -281,7 +325,7 @@ def main() -> None:
     try:
         run(request, channel)
     except Exception as error:
-        channel.error(error)
+        channel.error(troubles.told_apart(error))
         raise
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from shared import errors
 from shared.errors import RoadQAError
-from workers.trainer.channel import STOP_FILE
+from workers.trainer import troubles
+from workers.trainer.nodes import ALONE, Nodes
 from workers.trainer.request import RankRequest
 
 _POLL_SECONDS = 0.2
@@ -21,13 +21,13 @@ Event = dict[str, Any]
 
 
 class Ranks:
-    """The processes of one training, as a context: leaving it ends them."""
+    """This machine's processes of one training, as a context: leaving it ends them."""
 
-    def __init__(self, request: RankRequest, processes: int, environment: dict[str, str]) -> None:
+    def __init__(self, request: RankRequest, processes: int, environment: dict[str, str], nodes: Nodes = ALONE) -> None:
         path = request.work / "request.json"
         path.write_text(request.model_dump_json(), encoding="utf-8")
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        self._work = request.work
+        launcher = [sys.executable, "-m", "torch.distributed.run", *nodes.launcher, f"--nproc-per-node={processes}"]
+        self._kills = troubles.oom_kills()
         self._process = subprocess.Popen(
             [*launcher, "-m", "workers.trainer.rank", str(path)],
             stdin=subprocess.PIPE,
@@ -42,10 +42,6 @@ class Ranks:
         for line in self._process.stdout:
             self._lines.put(line)
         self._lines.put(None)
-
-    def ask_to_stop(self) -> None:
-        """The ranks keep a checkpoint at the end of their step, and end."""
-        (self._work / STOP_FILE).touch()
 
     def events(self) -> Iterator[Event | None]:
         """What the ranks tell, until they end; None several times a second, to look round.
@@ -66,12 +62,14 @@ class Ranks:
             if event["event"] != "error":
                 yield event
             elif failure is None:  # the first rank to fail says why; the others fail of its absence
-                failure = _raised(event)
+                failure = troubles.of(event["type"], event["message"])
         code = self._process.wait()
         if failure is not None:
             raise failure
+        if code != 0 and troubles.oom_kills() > self._kills:
+            raise troubles.MemoryShortError("the host's memory is short: the kernel has killed a training process")
         if code != 0:
-            raise RoadQAError(f"a training process was killed (launcher's exit code {code}); out of memory?")
+            raise RoadQAError(f"a training process was killed (launcher's exit code {code})")
 
     def __enter__(self) -> "Ranks":
         return self
@@ -86,10 +84,3 @@ class Ranks:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def _raised(event: Event) -> RoadQAError:
-    kind = getattr(errors, event["type"], None)
-    if isinstance(kind, type) and issubclass(kind, RoadQAError):
-        return kind(event["message"])
-    return RoadQAError(f"a training process failed: {event['type']}: {event['message']}")

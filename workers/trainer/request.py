@@ -6,17 +6,19 @@ from shared.contracts import TrainRecipe
 from shared.schema import Frozen
 
 HISTORY = "history.json"  #: in the work folder, written by rank 0: steps, losses, parameters
+SKIPPED = "skipped"  #: in the work folder: a file for each clip that could not be decoded
 
 
 class RankRequest(Frozen):
-    """Paths are local to the machine that all ranks run on."""
+    """Paths are local to the machine of the ranks that read it."""
 
     model: Path
     data: tuple[Path, ...]
     validation: tuple[Path, ...] = ()
     recipe: TrainRecipe
     out: Path  #: where rank 0 writes weights and config
-    work: Path  #: clip cache, checkpoints, the stop file
+    work: Path  #: checkpoints, skipped clips, what the verb wants
+    cache: Path  #: decoded clips
     resume: Path | None  #: a Trainer checkpoint folder
     best: Path | None = None  #: the best weights that go with it
     steps: int
@@ -25,3 +27,4 @@ class RankRequest(Frozen):
     loaders: int  #: DataLoader processes for each rank
     cache_bytes: int
     checkpoint_seconds: float
+    nodes: int = 1

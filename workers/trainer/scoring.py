@@ -15,8 +15,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from shared.contracts import TrainRecipe
 from shared.vlm.encode import IGNORED, Encoder
 from workers.trainer import best, validation
+from workers.trainer.cache import ClipCache
 from workers.trainer.channel import Channel
-from workers.trainer.data import VIDEO_TOKEN_TYPE, ClipCache, Example, collate, encode_clip
+from workers.trainer.data import VIDEO_TOKEN_TYPE, Example, collate, encode_clip
 from workers.trainer.plan import Plan, plan
 from workers.trainer.request import RankRequest
 from workers.trainer.validation import ACCURACY, LOSS, Point
@@ -134,7 +135,7 @@ def judge(request: RankRequest, channel: Channel) -> list[Validation]:
         return []
     recipe = request.recipe
     training = plan(request.data, recipe.mix, recipe.seed)
-    cache = ClipCache(request.work / "clips", recipe.video, request.cache_bytes)
+    cache = ClipCache(request.cache, recipe.video, request.cache_bytes)
     rows = validation.rows(request.validation, training)
     return [Validation(rows, recipe, Encoder(request.model), cache.get, training.epoch_rows, request.work, channel)]
 

@@ -1,6 +1,6 @@
 """Fine-tunes Qwen3-VL on rows: plans here, trains in processes of its own, keeps checkpoints in scratch."""
 
-import json
+import logging
 import os
 import tempfile
 import time
@@ -10,12 +10,27 @@ from typing import Any
 from shared import child
 from shared.context import Context
 from shared.contracts import TrainRecipe
-from shared.errors import RoadQAError, Stopped
 from shared.settings import settings
-from workers.trainer import best, card, checkpoints, events, files, prebuild, trackers, validation, zero
-from workers.trainer.plan import plan, steps
-from workers.trainer.ranks import Ranks
-from workers.trainer.request import HISTORY, RankRequest
+from workers.trainer import (
+    attempt,
+    best,
+    card,
+    checkpoints,
+    events,
+    files,
+    prebuild,
+    trackers,
+    troubles,
+    validation,
+    zero,
+)
+from workers.trainer.checkpoints import Cut
+from workers.trainer.nodes import Nodes
+from workers.trainer.plan import Plan, plan, steps
+from workers.trainer.request import RankRequest
+from workers.trainer.troubles import MemoryShortError
+
+log = logging.getLogger(__name__)
 
 _CPU_PROCESSES = 2
 _GPU_MICRO_BATCH = 2  # rows at once on one GPU: the reference recipe's
@@ -27,7 +42,8 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
 
     Raises:
         InputError: the model is no safetensors Qwen3-VL, or no row can be trained on.
-        MediaError: a clip cannot be decoded.
+        MediaError: more than one clip in a hundred cannot be decoded.
+        MemoryShortError, DiskFullError, DivergedError: say what to lower, or where to make room.
         Stopped: asked to stop; a checkpoint is in scratch, and the next call goes on from it.
     """
     began = time.monotonic()
@@ -36,32 +52,20 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
     files.check(base)
     chosen = plan(inputs["data"], recipe.mix, recipe.seed)
     judged = validation.rows(inputs["validation"], chosen) if inputs.get("validation") else None
-    gpus = _gpus()
-    spread = _spread(recipe, gpus)
-    with tempfile.TemporaryDirectory(
-        prefix="train-", dir=out.parent
-    ) as folder:  # goes with a killed worker's workspace
-        work = Path(folder)
-        resume = checkpoints.newest(ctx.scratch, spread.processes, work / "checkpoints")
-        request = RankRequest(
-            model=base,
-            data=tuple(inputs["data"]),
-            validation=tuple(inputs.get("validation", ())),
-            recipe=recipe,
-            out=out,
-            work=work,
-            resume=resume,
-            best=best.resume(ctx.scratch, checkpoints.step_of(resume), work),
-            steps=steps(chosen.epoch_rows, recipe.epochs, recipe.global_batch),
-            micro_batch=spread.micro_batch,
-            accumulation=spread.accumulation,
-            loaders=_GPU_LOADERS if gpus else 0,
-            cache_bytes=settings().trainer_cache_bytes,
-            checkpoint_seconds=settings().trainer_checkpoint_seconds,
-        )
-        with trackers.told(ctx, tracking, recipe) as told:
-            _train(request, spread, environment(spread.processes, gpus), told)
-        training = json.loads((work / HISTORY).read_text(encoding="utf-8"))
+    seen = card.said(card.visual_tokens(chosen, recipe))
+    log.info("visual tokens: %s", seen)
+    devices = gpus()
+    spread = _spread(recipe, devices)
+    training: dict[str, Any] | None = None
+    with trackers.told(ctx, tracking, recipe) as told:
+        while training is None:
+            try:
+                training = _attempt(inputs, recipe, out, told, chosen, seen, spread, devices)
+            except MemoryShortError as error:
+                if not settings().trainer_auto_batch or spread.micro_batch == 1:
+                    raise MemoryShortError(f"{error}; {troubles.advice(recipe, spread.micro_batch)}") from error
+                spread = zero.halved(recipe.global_batch, spread)
+                log.warning("%s; going on with %d rows at once", error, spread.micro_batch)
     files.copy_companions(base, out)
     training["tensors"] = files.same_tensors(base, out)
     events.write(out / events.FOLDER, training.pop("log"))
@@ -71,62 +75,71 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
         **made["data"],
         **{name: fact for name, fact in training.items() if name not in ("losses", "validations")},
         "processes": spread.processes,
-        "resumed_from_step": checkpoints.step_of(resume),
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def _train(request: RankRequest, spread: zero.Spread, environment: dict[str, str], ctx: Context) -> None:
-    """Run the ranks to their end.
+def _attempt(
+    inputs: dict[str, list[Path]],
+    recipe: TrainRecipe,
+    out: Path,
+    ctx: Context,
+    chosen: Plan,
+    seen: str,
+    spread: zero.Spread,
+    devices: int,
+) -> dict[str, Any]:
+    """Train on from the newest checkpoint to the end; returns what the ranks tell of it."""
+    there = Nodes.of(settings())
+    cut = Cut(spread.processes, there.count)
+    with tempfile.TemporaryDirectory(
+        prefix="train-", dir=out.parent
+    ) as folder:  # goes with a killed worker's workspace
+        work = Path(folder)
+        resume = checkpoints.newest(ctx.scratch, cut, work / "checkpoints")
+        request = RankRequest(
+            model=inputs["model"][0],
+            data=tuple(inputs["data"]),
+            validation=tuple(inputs.get("validation", ())),
+            recipe=recipe,
+            out=out,
+            work=work,
+            cache=settings().cache_dir.absolute() / "frames",
+            resume=resume,
+            best=best.resume(ctx.scratch, checkpoints.step_of(resume), work),
+            steps=steps(chosen.epoch_rows, recipe.epochs, recipe.global_batch),
+            micro_batch=spread.micro_batch,
+            accumulation=spread.accumulation,
+            loaders=_GPU_LOADERS if devices else 0,
+            cache_bytes=settings().trainer_cache_bytes,
+            checkpoint_seconds=settings().trainer_checkpoint_seconds,
+            nodes=cut.nodes,
+        )
+        told = attempt.Told(clips=len({question.clip for question in chosen.questions}), visual_tokens=seen)
+        found = attempt.run(request, cut, environment(cut.processes // cut.nodes, devices), told, ctx, there)
+    return {**found, "micro_batch": spread.micro_batch, "resumed_from_step": checkpoints.step_of(resume)}
 
-    Raises:
-        Stopped: they were asked to stop, and kept a checkpoint.
-    """
-    outcome, asked = "nothing", False
-    judged: dict[str, float] = {}  # the newest validation
-    with Ranks(request, spread.processes, environment) as ranks:
-        for event in ranks.events():
-            if ctx.stopping and not asked:
-                ranks.ask_to_stop()
-                asked = True
-            match event:
-                case {"event": "log", "step": step, **facts}:
-                    shown = {name: fact for name, fact in facts.items() if name != "event"}
-                    ctx.progress(step, request.steps, "steps", **shown, **judged)
-                case {"event": "validation", "step": _, **facts}:
-                    judged = {name: fact for name, fact in facts.items() if name != "event"}
-                case {"event": "best", "step": step, "folder": folder}:
-                    best.keep(ctx.scratch, Path(folder), step)
-                case {"event": "checkpoint", "step": step, "folder": folder}:
-                    checkpoints.keep(ctx.scratch, Path(folder), step, spread.processes)
-                    best.drop_spare(ctx.scratch, checkpoints.kept_steps(ctx.scratch, spread.processes))
-                case {"event": "end", "outcome": str(outcome)}:
-                    continue
-    if outcome == "stopped":
-        raise Stopped("training stopped; its checkpoint is kept, and the next attempt goes on from there")
-    if outcome != "trained":
-        raise RoadQAError("the training processes ended without a result; their stderr says why")
 
-
-def _gpus() -> int:
+def gpus() -> int:
     import torch  # costs seconds; a refused input should not wait for it
 
     return torch.cuda.device_count()
 
 
-def _spread(recipe: TrainRecipe, gpus: int) -> zero.Spread:
-    processes = settings().trainer_processes or gpus or _CPU_PROCESSES
-    micro_batch = settings().trainer_micro_batch or (_GPU_MICRO_BATCH if gpus else recipe.global_batch)
-    return zero.spread(recipe.global_batch, processes, micro_batch)
+def _spread(recipe: TrainRecipe, devices: int) -> zero.Spread:
+    processes = settings().trainer_processes or devices or _CPU_PROCESSES
+    micro_batch = settings().trainer_micro_batch or (_GPU_MICRO_BATCH if devices else recipe.global_batch)
+    return zero.spread(recipe.global_batch, processes, micro_batch, settings().trainer_nodes)
 
 
-def environment(processes: int, gpus: int) -> dict[str, str]:
-    """What the ranks' libraries must know before they are imported."""
+def environment(processes: int, devices: int) -> dict[str, str]:
+    """What a machine's ranks' libraries must know before they are imported."""
     # A container's CPU limit shows in the variable alone, which its manifest sets.
     cores = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
     threads = max(1, cores // processes)
     common = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    return common if gpus else {**common, **prebuild.build(settings().trainer_extensions)}
+    ready = prebuild.clear if devices else prebuild.build
+    return {**common, **ready(settings().trainer_extensions)}
 
 
 if __name__ == "__main__":

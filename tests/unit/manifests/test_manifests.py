@@ -8,8 +8,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from tests.unit.manifests import keda, policies
-from tests.unit.manifests.rendered import K8S, OVERLAYS, ROOT, Document, name, pods, render
+from tests.unit.manifests import jobset, keda, policies
+from tests.unit.manifests.rendered import K8S, OVERLAYS, ROOT, Document, jobs, name, pods, render
 
 VERSIONS = ("1.36", "1.37")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -21,6 +21,8 @@ GONE = object()  #: the value of a field that is taken away
 
 def complaints(doc: Document, version: str) -> list[str]:
     """What a Kubernetes of this version, and KEDA, have against a document."""
+    if doc["kind"] == "JobSet":
+        return [*jobset.check(doc), *(said for job in jobs(doc) for said in _schema(job, version))]
     if not doc["apiVersion"].startswith("keda.sh/"):
         return _schema(doc, version)
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": doc["metadata"]}

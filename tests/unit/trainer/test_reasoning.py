@@ -8,9 +8,11 @@ from shared.prompts import letter
 from shared.schema import Label, Origin, Rows, Vote, write_jsonl
 from shared.vlm.encode import IGNORED, Encoder
 from tests.unit.trainer.conftest import RECIPE, write_part
-from workers.trainer.data import ClipCache, Examples, following_ids
+from workers.trainer.cache import ClipCache
+from workers.trainer.data import Examples, following_ids
 from workers.trainer.plan import plan
 from workers.trainer.reasoning import Reasonings, cut, usable
+from workers.trainer.skipped import Skipped
 
 TAUGHT = Origin(answer="teacher", teacher="t")
 
@@ -72,8 +74,8 @@ def test_the_letter_comes_first_and_the_words_follow_and_both_are_learnt(
     recipe = RECIPE.model_copy(update={"loss_on": "reasoning", "reasoning_tokens": 80})
     encoder, chosen = Encoder(base), plan([taught, labelled])
     reasonings = Reasonings([taught, labelled])
-    cache = ClipCache(tmp_path, recipe.video, 10**9)
-    examples = Examples(chosen, recipe, encoder, cache, 60, reasonings=reasonings)
+    cache, skipped = ClipCache(tmp_path / "frames", recipe.video, 10**9), Skipped(tmp_path / "skipped")
+    examples = Examples(chosen, recipe, encoder, cache, 60, skipped, reasonings=reasonings)
     learnt: dict[str, set[str]] = {}
     for position in range(chosen.epoch_rows * 2):
         question, example = examples.question(position), examples[position]

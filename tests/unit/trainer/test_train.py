@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from shared.context import LocalContext
-from shared.contracts import EarlyStop
-from shared.errors import InputError, MediaError, Stopped
+from shared.errors import InputError, Stopped
 from shared.schema import Rows
 from shared.video import sample
 from shared.vlm.encode import Encoder
-from tests.unit.trainer.conftest import RECIPE
+from tests.unit.trainer.conftest import JUDGED, RECIPE, Undisturbed
 from workers.trainer import best, model
 from workers.trainer.train import train
 
@@ -30,49 +29,32 @@ class StopAt(LocalContext):
         self.stopping = self.stopping or done >= self._step
 
 
-def _card(out: Path) -> dict[str, dict[str, object]]:
-    found = json.loads((out / "card.json").read_text())
-    assert isinstance(found, dict)
-    return found
-
-
-def test_a_stopped_training_goes_on_exactly_where_it_was(
-    base: Path, labelled: Path, validating: Path, tmp_path: Path
-) -> None:
-    inputs = {"model": [base], "data": [labelled], "validation": [validating]}
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    whole.mkdir()
-    parted.mkdir()
-
-    undisturbed = LocalContext(tmp_path / "scratch-whole")
-    recipe = RECIPE.model_copy(update={"early_stop": EarlyStop(patience=None)})
-    facts = train(inputs, recipe, whole, undisturbed)
+def test_a_training_learns_and_tells_of_each_step(undisturbed: Undisturbed, base: Path, validating: Path) -> None:
+    facts, reports = undisturbed.facts, undisturbed.ctx.reports
     assert (facts["steps"], facts["rows"], facts["processes"]) == (12, 12, 2)
-    assert [report[0] for report in undisturbed.reports] == list(range(1, 13))
-    losses = _card(whole)["training"]["losses"]
-    assert isinstance(losses, list)
+    assert [report[0] for report in reports] == list(range(13))
+    begin, *steps = [report[3] for report in reports]
+    assert begin["visual_tokens"] == "6 a temporal patch at most, 12 to 12 a clip, 144 an epoch"
+    told = {
+        "loss",
+        "learning_rate",
+        "samples_per_second",
+        "tokens_per_second",
+        "memory_bytes",
+        "data_wait",
+        "stop_costs",
+    }
+    assert all(told <= set(step) and 0 <= float(step["data_wait"]) < 1 for step in steps)
+    losses = undisturbed.training["losses"]
     assert losses[-1] < losses[0] / 2
-    _check_validations(whole, validating, undisturbed)
-
-    stopping = StopAt(tmp_path / "scratch-parted", step=3)
-    with pytest.raises(Stopped):
-        train(inputs, recipe, parted, stopping)
-    (kept,) = [name for name in stopping.scratch.folders() if name.startswith("step-")]
-    assert not list(parted.iterdir())
-
-    facts = train(inputs, recipe, parted, LocalContext(tmp_path / "scratch-parted"))
-    assert kept == f"step-{facts['resumed_from_step']:08d}-of-2"
-    assert 3 <= facts["resumed_from_step"] < 12
-    assert _card(parted)["training"] == _card(whole)["training"]
-    assert (parted / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert (whole / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    _check_validations(undisturbed, validating)
+    assert (undisturbed.out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
 
 
-def _check_validations(out: Path, rows: Path, ctx: LocalContext) -> None:
+def _check_validations(undisturbed: Undisturbed, rows: Path) -> None:
     """Every half of an epoch of three steps; the weights are the best one's, and say what it says of them."""
-    training = _card(out)["training"]
+    out, training, ctx = undisturbed.out, undisturbed.training, undisturbed.ctx
     found = training["validations"]
-    assert isinstance(found, list)
     assert [point["step"] for point in found] == [2, 3, 5, 6, 8, 9, 11, 12]
     (top,) = [point for point in found if point["step"] == training["best_step"]]
     assert top == max(found, key=lambda point: (point["accuracy"], -point["loss"]))
@@ -89,15 +71,26 @@ def _check_validations(out: Path, rows: Path, ctx: LocalContext) -> None:
     assert statistics.fmean(losses) == pytest.approx(top["loss"], rel=0.02)  # it was saved in bfloat16
 
 
-def test_a_rank_that_fails_says_why(base: Path, labelled: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "rows"
-    (broken / "clips").mkdir(parents=True)
-    for name in ("questions.jsonl", "clips.jsonl"):
-        (broken / name).write_bytes((labelled / name).read_bytes())
-    for clip in (labelled / "clips").iterdir():
-        (broken / "clips" / clip.name).write_bytes(clip.read_bytes()[:300])
-    with pytest.raises(MediaError, match="clips/"):
-        train({"model": [base], "data": [broken]}, RECIPE, tmp_path / "out", LocalContext(tmp_path / "scratch"))
+def test_a_stopped_training_goes_on_exactly_where_it_was(
+    undisturbed: Undisturbed, base: Path, labelled: Path, validating: Path, tmp_path: Path
+) -> None:
+    inputs = {"model": [base], "data": [labelled], "validation": [validating]}
+    parted = tmp_path / "parted"
+    parted.mkdir()
+    stopping = StopAt(tmp_path / "scratch", step=3)
+    with pytest.raises(Stopped, match=r"the checkpoint of step \d+ of this attempt is kept, and"):
+        train(inputs, JUDGED, parted, stopping)
+    (kept,) = [name for name in stopping.scratch.folders() if name.startswith("step-")]
+    assert not list(parted.iterdir())
+
+    facts = train(inputs, JUDGED, parted, LocalContext(tmp_path / "scratch"))
+    assert kept == f"step-{facts['resumed_from_step']:08d}-of-2-node-0-of-1"
+    assert 3 <= facts["resumed_from_step"] < 12
+    first, second = undisturbed.training, json.loads((parted / "card.json").read_text())["training"]
+    for own_to_the_attempt in ("pace", "resumed_from_step"):
+        assert first.pop(own_to_the_attempt) != second.pop(own_to_the_attempt)
+    assert first == second
+    assert (parted / "model.safetensors").read_bytes() == (undisturbed.out / "model.safetensors").read_bytes()
 
 
 def test_a_pickled_model_starts_nothing(labelled: Path, tmp_path: Path) -> None:
