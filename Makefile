@@ -36,8 +36,9 @@ bench: named setup ## one benchmark (NAME=learning): a table, and benchmarks/res
 named:
 	@: $(if $(filter $(BENCHMARKS),$(subst _,-,$(NAME))),,$(error say which benchmark: make bench NAME=…, one of: $(BENCHMARKS)))
 
-prove: ## what takes too long for `make test`: the sandbox preset under three seeds (over half an hour)
+prove: ## what takes too long for `make test`: the sandbox preset under three seeds, what the recipe's knobs are worth (hours)
 	@$(MAKE) --no-print-directory bench NAME=learning
+	@$(MAKE) --no-print-directory bench NAME=ablation
 
 secrets: ## .env and compose/secrets/, with random passwords, where they are missing
 	@$(PYTHON_FOUND) -m scripts.secrets
