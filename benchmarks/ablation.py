@@ -6,7 +6,7 @@ second with no cap on their number. Each setting trains variant B anew and answe
 under the preset's. Three lots, as in `benchmarks/learning.py`, and what that has done is not done again. Intervals and
 paired tests take the recordings of all lots as their units.
 
-Prints a table, writes `results/ablation.json` after each run: a benchmark that was stopped goes on.
+Prints a table, writes `results/ablation.json` and `ablation.svg` after each run: a benchmark that was stopped goes on.
 """
 
 import json
@@ -18,6 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.parts.picture import Mark, Panel, draw
 from benchmarks.parts.preset import SEEDS, Answered, Pipeline, lent, pooled, preset, run
 from services.cli import words
 from services.local import stack
@@ -106,7 +107,20 @@ def write(answers: Answers, began: float) -> list[dict[str, Any]]:
               "own": preset(0)["video"], "missing": missing, "rows": made}  # fmt: skip
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    RESULTS.with_suffix(".svg").write_text(picture(made), encoding="utf-8")
     return made
+
+
+def picture(made: list[dict[str, Any]]) -> str:
+    """Both knobs; hollow circles before training, full ones after (variant B), a square for variant A."""
+    looks = {BASE: "before", B: "after", A: "other"}
+    panels: dict[str, list[Mark]] = {}
+    for row in made:
+        tip = f"{row['row']}: {words.percent(row['accuracy'])} ({words.interval(row['ci95'])}), n = {row['n']}"
+        mark = Mark(row["value"], row["accuracy"], row["ci95"], looks[row["row"]], tip)
+        panels.setdefault(row["knob"], []).append(mark)
+    label = "share of right answers in the sandbox, with 95% intervals: before training, after (B), variant A"
+    return draw([Panel(knob, marks) for knob, marks in panels.items()], label)
 
 
 def table(made: list[dict[str, Any]]) -> Table:

@@ -1,6 +1,7 @@
 """The benchmarks that train the sandbox's model: their pipelines can be planned, and their judgement is right."""
 
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -78,6 +79,22 @@ def test_a_category_is_at_chance_where_no_model_is_above_a_guess() -> None:
         "base": {"x": poor, "y": poor}, "a": {"x": poor, "y": good}, "b": {"x": poor, "y": poor},
     }  # fmt: skip
     assert learning.at_chance(categories) == ["x"]
+
+
+def test_every_row_stands_in_the_picture() -> None:
+    own = {"prompt": answered([1, 0] * 24), "fine-tuned A": answered([1] * 48), "fine-tuned B": answered([1] * 48)}
+    answers = {
+        ablation.OWN.name: {0: own},
+        "frames a second 4": {0: {name: own[name] for name in (ablation.BASE, ablation.B)}},
+    }
+    made = ablation.rows(answers)
+    assert [(row["knob"], row["row"]) for row in made] == [
+        *(("tokens a patch", name) for name in (ablation.BASE, ablation.B, ablation.A)),
+        *(("frames a second", name) for name in (ablation.BASE, ablation.B)),
+    ]
+    assert [row["row"] for row in made if "against_own_b" in row] == ["fine-tuned A", "fine-tuned B"]
+    drawn = ElementTree.fromstring(ablation.picture(made))
+    assert len(drawn.findall(".//{*}g/{*}title")) == len(made)
 
 
 def test_the_comparison_is_paired() -> None:
