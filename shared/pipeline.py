@@ -298,16 +298,22 @@ class _Planner:
             raise UsageError(f"{where}.gate: there is no parent to compare with; say `parent`")
         return spec.gate or (report.gate if self.scheme(model) and spec.parent else None)
 
-    def evaluate(self, predict: str, parent: str | None, model: str, test: str, gate: Gate | None = None) -> str:
-        """Scores; with a gate, or where a quantised model has a parent, a verdict on the model too."""
-        name = f"evaluate {predict}" + (f" against {parent}" if parent else "") + _under(gate)
+    def evaluate(
+        self, predict: str, parent: str | None, model: str, test: str, gate: Gate | None = None, *, judged: bool = True
+    ) -> str:
+        """Scores; with a gate, or where a quantised model has a parent, a verdict on the model too.
+
+        Not `judged`: beside a row that is no parent, whose answers say nothing of what the model kept.
+        """
+        name = f"evaluate {predict}"
+        name += (f" {'against' if judged else 'beside'} {parent}" if parent else "") + _under(gate)
         if name not in self.nodes:
             inputs = {"predictions": (Source(node=predict),), "data": self.sources([test], "report.test")}
             if parent:
                 inputs["parent"] = (Source(node=parent),)
             if seen := self.seen(model):
                 inputs["seen"] = seen
-            if parent and (gate or self.scheme(model)):
+            if judged and parent and (gate or self.scheme(model)):
                 inputs["model"] = (self.model(model, name),)
             self.add(name, "evaluate", self.recipe("evaluate", {"leaks": self.leaks, "gate": gate}, name), inputs, 0)
         return name
@@ -321,14 +327,14 @@ class _Planner:
         if spec.parent is not None:
             parent_predict = self.beside(spec.parent, report, recipe["engine"], f"{where}.parent")
             parent, parent_model = report.rows[spec.parent], report.rows[spec.parent].model or spec.parent
-            if self.engine(parent_model, parent.engine, where) != recipe["engine"]:
+            if self.engine(parent_model, parent.engine, f"report.rows.{spec.parent}") != recipe["engine"]:
                 parent_evaluate = self.evaluate(parent_predict, None, parent_model, report.test)
         against: dict[str, str] = {}
         for other in spec.against:
             if other in (name, spec.parent):
                 raise UsageError(f"{where}.against: {other!r} is the row itself or its parent; name another row")
             other_predict = self.beside(other, report, recipe["engine"], f"{where}.against")
-            against[other] = self.evaluate(predict, other_predict, model, report.test)
+            against[other] = self.evaluate(predict, other_predict, model, report.test, judged=False)
         return PlannedRow(
             name=name,
             parent=spec.parent,
@@ -346,6 +352,11 @@ class _Planner:
         spec = report.rows.get(name)
         if spec is None:
             raise UsageError(f"{where}: no row is called {name!r}")
+        if engine == "vllm" and (scheme := self.scheme(spec.model or name)) in self.lacking:
+            raise UsageError(
+                f"{where}: vLLM, which this row is asked on, has no kernel here for the {scheme} of {name!r}"
+                " (ROADQA_VLLM_LACKS): say `engine: transformers` in this row"
+            )
         return self.predict(spec.model or name, report.test, engine, spec.system_prompt, where)
 
 

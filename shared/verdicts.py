@@ -7,20 +7,24 @@ from shared.errors import UsageError
 from shared.store import Store
 
 FILE = "verdict.json"  #: in scores that speak of a model
+DECIDED = ("promoted", "refused")  #: states in which a gate has spoken
 
 
 def newest(store: Store, model: str) -> dict[str, Any] | None:
-    """The last verdict on a model, by the store's clock; None where it was never compared with a parent."""
+    """The last verdict of a gate on a model, by the store's clock; None where none has promoted or refused it.
+
+    What was measured without a gate, or on too few questions, takes no decision back.
+    """
     told = {}
     for key in store.keys(f"about/{model}/"):
         scores = key.rsplit("/", 1)[1]
         if any(file.path == FILE for file in store.manifest(scores).files):
             told[scores] = store.modified(key)
-    if not told:
-        return None
-    scores = max(told, key=lambda artifact: (told[artifact], artifact))
-    verdict: dict[str, Any] = json.loads(store.read_file(scores, FILE))
-    return verdict | {"scores": scores}
+    for scores in sorted(told, key=lambda artifact: (told[artifact], artifact), reverse=True):
+        verdict: dict[str, Any] = json.loads(store.read_file(scores, FILE))
+        if verdict["state"] in DECIDED:
+            return verdict | {"scores": scores}
+    return None
 
 
 def refusal(store: Store, model: str) -> str | None:

@@ -72,7 +72,7 @@ def world(config: Settings, store: Store, board: Board, tmp_path: Path) -> World
     return World(config, store, board, tmp_path)
 
 
-def test_the_newest_verdict_counts_and_only_the_card_is_fetched_for_it(world: World) -> None:
+def test_the_newest_decision_counts_and_only_the_card_is_fetched_for_it(world: World) -> None:
     assert verdicts.newest(world.store, world.model) is None
     facts = world.evaluate("refused", "max_drop 0.02: difference -0.0500", 1)
     assert facts["fetched"] == ["card.json"], "no weights for a comparison of answers"
@@ -82,6 +82,9 @@ def test_the_newest_verdict_counts_and_only_the_card_is_fetched_for_it(world: Wo
     world.evaluate(None, "", 2)  # scores without a parent say nothing of it
     assert verdicts.refusal(world.store, world.model) == why
     world.next_second()
+    world.evaluate("measured", "no gate was set", 4)
+    world.evaluate("undecided", "n = 90: too few to claim anything", 5)
+    assert verdicts.refusal(world.store, world.model) == why, "what decides nothing takes no refusal back"
     world.evaluate("promoted", "it keeps what the gate asks", 3)
     assert verdicts.refusal(world.store, world.model) is None
     found = verdicts.newest(world.store, world.model)

@@ -58,8 +58,18 @@ def test_a_row_is_compared_with_others_than_its_parent_on_its_own_engine() -> No
     assert other.node is not None
     assert nodes[other.node].recipe["engine"] == "transformers"
     assert nodes[other.node].recipe["system_prompt"] == "none"
-    assert beside.inputs | {"parent": ()} == usual.inputs | {"parent": ()}
+    assert usual.inputs["model"], "a verdict on the quantised model"
+    assert beside.inputs | {"parent": ()} == {n: s for n, s in usual.inputs.items() if n != "model"} | {"parent": ()}
     assert plan().rows[2].against == {}
+
+
+def test_a_comparison_gives_no_verdict_even_where_the_same_rows_are_parent_and_child() -> None:
+    again = "    again: {model: small, engine: transformers, against: [tuned]}\n"
+    made = plan(GOOD.replace("    small: {parent", f"{again}    small: {{parent"))
+    nodes = {node.name: node for node in made.nodes}
+    _, _, other, small = made.rows
+    assert "model" not in nodes[other.against["tuned"]].inputs
+    assert "model" in nodes[small.evaluate].inputs
 
 
 def test_an_engine_without_a_kernel_gives_way_and_so_does_the_parents() -> None:
@@ -72,6 +82,9 @@ def test_an_engine_without_a_kernel_gives_way_and_so_does_the_parents() -> None:
     assert make_plan(wanted, DATASETS, MODELS).rows
     with pytest.raises(UsageError, match=r"report.rows.small.engine: vLLM has no kernel here for nvfp4a16"):
         make_plan(wanted, DATASETS, MODELS, {}, {"nvfp4a16"})
+    other = parse_pipeline(GOOD.replace("{parent: baseline}", "{parent: baseline, against: [small]}"), "p")
+    with pytest.raises(UsageError, match=r"report.rows.tuned.against: vLLM.* of 'small' .* transformers` in this row"):
+        make_plan(other, DATASETS, MODELS, {}, {"nvfp4a16"})
     earlier = parse_pipeline("{name: p, data: {test: e}, models: {m: b}, submission: {data: test, model: m}}", "p")
     (node,) = make_plan(earlier, DATASETS, {"m": "d" * 64}, {"d" * 64: Made(scheme="awq")}, {"awq"}).nodes
     assert node.recipe["engine"] == "transformers"

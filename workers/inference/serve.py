@@ -173,10 +173,10 @@ def serve(model: str, words: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """`python -m workers.inference.serve MODEL [vLLM's options]`"""
+    """`python -m workers.inference.serve MODEL [--force] [vLLM's options]`"""
     try:
         if len(sys.argv) < 2 or not sys.argv[1] or sys.argv[1].startswith("-"):
-            raise UsageError("which model? python -m workers.inference.serve MODEL [vLLM's options]")
+            raise UsageError("which model? python -m workers.inference.serve MODEL [--force] [vLLM's options]")
         serve(sys.argv[1], sys.argv[2:])
     except RoadQAError as error:
         print(f"serve: {error}", file=sys.stderr)

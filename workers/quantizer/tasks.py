@@ -11,5 +11,5 @@ quantize = child.once("workers.quantizer.quantize")
 
 @app.task(name="quantize")
 def quantize_task(**offer: Any) -> None:
-    """Bring a model's weights to four bits."""
+    """Bring a model's weights to four or eight bits."""
     perform(quantize, offer)
