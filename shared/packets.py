@@ -8,9 +8,14 @@ Sources: ITU-T H.264 (7.3.1, 7.4.1: nal_ref_idc, IDR), H.265 (7.4.2.2: sub-layer
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 _LOOK_BACK = 3  #: key frames; a picture shown before its own key frame leans on the one before that
+#: Units of one packet that are looked at. HEVC allows 600 slices; a packet of more is made to cost time.
+_MOST = 1024
+
+Found = TypeVar("Found")
 
 
 class Packet(NamedTuple):
@@ -61,28 +66,37 @@ def _units(data: bytes, length: int) -> Iterator[tuple[int, int]]:
         yield data[start], data[start + 1]
 
 
-def _h264(units: Iterable[tuple[int, int]], key: bool) -> tuple[bool, bool]:
-    slices = [first for first, _ in units if 1 <= first & 31 <= 5]
+def _few(found: Iterator[Found]) -> list[Found]:
+    """All of them; none where they are too many, which makes a packet one that is decoded whatever is wanted."""
+    first = list(islice(found, _MOST))
+    return [] if next(found, None) is not None else first
+
+
+def _h264(units: Iterator[tuple[int, int]], key: bool) -> tuple[bool, bool]:
+    slices = [first for first, _ in _few(units) if 1 <= first & 31 <= 5]
     spare = bool(slices) and all(first >> 5 & 3 == 0 for first in slices)
     return spare, key and bool(slices) and all(first & 31 == 5 for first in slices)
 
 
-def _hevc(units: Iterable[tuple[int, int]], key: bool, one_layer: bool) -> tuple[bool, bool]:
-    slices = [first >> 1 & 63 for first, _ in units if first >> 1 & 63 < 32]
+def _hevc(units: Iterator[tuple[int, int]], key: bool, one_layer: bool) -> tuple[bool, bool]:
+    slices = [first >> 1 & 63 for first, _ in _few(units) if first >> 1 & 63 < 32]
     spare = one_layer and bool(slices) and all(kind < 16 and kind % 2 == 0 for kind in slices)
     return spare, key and bool(slices) and all(kind in (19, 20) for kind in slices)
 
 
 def _only(data: bytes, mark: bytes, kind: Callable[[bytes], int], b_type: int) -> bool:
     """Whether each picture in the packet is a B-picture; `kind` reads the two bytes after the mark."""
-    found = []
+    found = _few(len(rest) == 2 and kind(rest) == b_type for rest in _after(data, mark))
+    return bool(found) and all(found)
+
+
+def _after(data: bytes, mark: bytes) -> Iterator[bytes]:
+    """The two bytes after each mark, fewer where the packet ends."""
     at = data.find(mark)
     while at >= 0:
         at += len(mark)
-        rest = data[at : at + 2]
-        found.append(len(rest) == 2 and kind(rest) == b_type)
+        yield data[at : at + 2]
         at = data.find(mark, at)
-    return bool(found) and all(found)
 
 
 def by_turn(packets: Sequence[Packet]) -> list[Packet]:

@@ -17,7 +17,7 @@ import shared.video
 from shared.budget import VideoBudget, sample_times
 from shared.container import MediaLimits, opened
 from shared.errors import MediaError
-from shared.packets import Packet, needed
+from shared.packets import Packet, nature_of, needed
 from shared.pictures import OddError
 from shared.timeline import Timeline, read_timeline
 from shared.video import SampledClip, sample
@@ -119,6 +119,21 @@ def test_every_codec_shows_the_right_picture(folder: Path, name: str) -> None:
     expected = [int(instant * 25) for instant in sample_times(clip.seconds, BUDGETS[2])]
     slack = 1 if CODINGS[name][0] in ("avi", "mpeg") or name == "mpeg2" else 0  # coarse, or absent, display times
     assert np.abs(np.array([number_of(frame) for frame in clip.frames]) - expected).max() <= slack
+
+
+@pytest.mark.parametrize(
+    ("codec", "spare"),
+    [
+        ("mpeg4", VOP + b"\x80\0"),
+        ("mpeg2video", b"\0\0\1\0\0\x18"),
+        ("h264", b"\0\0\1\x01\0"),
+    ],
+)
+def test_a_packet_of_countless_pictures_is_decoded_instead_of_looked_through(codec: str, spare: bytes) -> None:
+    nature = nature_of(codec, None)
+    assert nature(spare, False) == nature(spare * 600, False) == (True, False)
+    assert nature(spare * 100_000, False) == (False, False)
+    assert nature(spare[:-1], False) == (False, False), "cut off"
 
 
 def test_of_an_avi_with_packed_pictures_each_is_taken_by_itself(
