@@ -34,10 +34,19 @@ SOURCES = {
     "train": ("workers/trainer", *_SHARED, *_VIDEO),
     "quantize": ("workers/quantizer", "shared/geometry.py", "shared/schemes.py", *_SHARED, *_VIDEO),
     "predict": ("workers/inference", *_SHARED, *_VIDEO),
-    "evaluate": ("workers/inference/evaluate.py", "workers/inference/verdict.py", "shared/metrics.py", *_SHARED),
+    "evaluate": (
+        "workers/inference/evaluate.py",
+        "workers/inference/changes.py",
+        "workers/inference/verdict.py",
+        "shared/breakdown.py",
+        "shared/calibration.py",
+        "shared/metrics.py",
+        "shared/positions.py",
+        *_SHARED,
+    ),
 }
 _PLUMBING = ("tasks.py", "app.py", "__init__.py")
-_ELSEWHERE = {"predict": ("evaluate.py", "verdict.py", "serve.py", "door.py")}
+_ELSEWHERE = {"predict": ("evaluate.py", "changes.py", "verdict.py", "serve.py", "door.py")}
 
 
 def digest(stage: str) -> str:

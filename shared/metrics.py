@@ -103,6 +103,24 @@ def cluster_interval(
     return float(low), float(high)
 
 
+def bounded_interval(
+    estimate: float,
+    totals: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    settings: Settings | None = None,
+) -> Interval:
+    """Interval for a mean over `n` questions of values within [-1, 1]; arguments as in `cluster_interval`.
+
+    With few recordings it covers Hoeffding's bound (1963) too, questions as units.
+    """
+    settings = settings or Settings()
+    half = math.sqrt(2 * math.log(2 / (1 - settings.confidence)) / n)
+    by_question = max(-1.0, estimate - half), min(1.0, estimate + half)
+    ends = cluster_interval(totals, statistic, settings)
+    return _widened(estimate, ends, len(totals), by_question, "Hoeffding")
+
+
 def accuracy_interval(
     correct: Sequence[int], recordings: Sequence[str], settings: Settings | None = None
 ) -> tuple[float, Interval]:
@@ -148,7 +166,8 @@ def recovery(
     wins, losses = differences.count(1), differences.count(-1)
     low, high = agresti_min(wins, losses, len(differences), settings.confidence)
     by_question = (1 + low / share, 1 + high / share)
-    return _mean(model) / share, _widened(_mean(model) / share, ends, recordings, by_question, "Agresti-Min")
+    count = len(set(recordings))
+    return _mean(model) / share, _widened(_mean(model) / share, ends, count, by_question, "Agresti-Min")
 
 
 def sign_flip_p(differences: Iterable[int]) -> float:
@@ -211,19 +230,18 @@ def _interval(
     That is so with few recordings, and where every recording says the same: both would give an
     interval far too narrow, down to [1, 1].
     """
-    return _widened(
-        _mean(values), cluster_bootstrap(values, recordings, settings), recordings, by_question, by_question_name
-    )
+    ends = cluster_bootstrap(values, recordings, settings)
+    return _widened(_mean(values), ends, len(set(recordings)), by_question, by_question_name)
 
 
 def _widened(
     estimate: float,
     bootstrap: tuple[float, float],
-    recordings: Sequence[str],
+    count: int,
     by_question: tuple[float, float],
     by_question_name: str,
 ) -> Interval:
-    (low, high), count = bootstrap, len(set(recordings))
+    low, high = bootstrap
     method = f"bootstrap over {count} recordings"
     if count < FEW_RECORDINGS or low == high:
         low, high = min(low, by_question[0]), max(high, by_question[1])
@@ -250,6 +268,12 @@ def student_t(freedom: int, confidence: float) -> float:
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def per_recording(columns: Sequence[Sequence[float] | np.ndarray], recordings: Sequence[str]) -> np.ndarray:
+    """[recordings, columns]: what each recording's questions add to the sum of each column."""
+    _, which = np.unique(np.asarray(recordings), return_inverse=True)
+    return np.stack([np.bincount(which, weights=np.asarray(values, dtype=float)) for values in columns], axis=1)
 
 
 def _per_recording(values: Sequence[int], recordings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

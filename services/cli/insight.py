@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from services.cli.data import Progress
+from shared import breakdown
 from shared.budget import VideoBudget
 from shared.errors import MediaError, NotInStoreError
 from shared.formats.common import one_line
 from shared.prompts import letter
-from shared.schema import Clip, Frozen, Origin, Question
+from shared.schema import Clip, Frozen, Question
 from shared.store import Store
 from shared.video import sample
 
@@ -51,12 +52,19 @@ class Look(Frozen):
     duration: dict[str, float]  #: seconds: min, p25, median, p75, max; empty without clips
 
 
+class Pictures(NamedTuple):
+    """What a page shows of a clip."""
+
+    frames: tuple[str, ...]  #: data: URIs of JPEGs, in order of time
+    problem: str | None  #: why there is none
+
+
 class Shot(NamedTuple):
     """A clip on the contact sheet."""
 
     clip: Clip
-    frames: tuple[str, ...]  #: data: URIs of JPEGs, in order of time
-    problem: str | None  #: why there is none
+    frames: tuple[str, ...]
+    problem: str | None
 
 
 def size(store: Store, artifact: str) -> Size:
@@ -97,14 +105,9 @@ def _of_question(question: Question) -> dict[str, str]:
         "language": question.language,
         "choices": str(len(question.choices)),
         "empty choices": str(len(question.choices) - len(question.offered)),
-        "origin": _origin(question.origin),
+        "origin": breakdown.origin(question.origin),
         "answer": "unknown" if question.answer is None else letter(question.answer),
     }
-
-
-def _origin(origin: Origin) -> str:
-    who = " ".join(filter(None, [origin.answer, origin.teacher]))
-    return f"{who}, augmented" if origin.parent is not None else who
 
 
 def _of_clip(clip: Clip) -> dict[str, str]:
@@ -150,21 +153,22 @@ def sheet(store: Store, clips: Sequence[Clip], most: int, progress: Progress) ->
     chosen = [clip for _, _, clip in sorted(ranked, key=lambda rank: rank[:2])[:most]]
     shots = []
     for number, clip in enumerate(sorted(chosen, key=lambda clip: clip.name), 1):
-        shots.append(_shot(store, clip))
+        shots.append(Shot(clip, *pictures(store, clip.digest)))
         progress("pictures", number, len(chosen))
     return shots
 
 
-def _shot(store: Store, clip: Clip) -> Shot:
+def pictures(store: Store, digest: str) -> Pictures:
+    """Three frames of a clip in the store, or why there are none."""
     try:
         with store.workspace() as space:
-            store.get_blob(clip.digest, space / "clip")
+            store.get_blob(digest, space / "clip")
             frames = sample(space / "clip", _SHEET).frames
     except MediaError as error:
-        return Shot(clip, (), one_line(str(error).rsplit("/", 1)[-1].removeprefix("clip: ")))
+        return Pictures((), one_line(str(error).rsplit("/", 1)[-1].removeprefix("clip: ")))
     except NotInStoreError:
-        return Shot(clip, (), "its bytes are not in the store")
-    return Shot(clip, tuple(_jpeg(frame) for frame in frames[1::2]), None)
+        return Pictures((), "its bytes are not in the store")
+    return Pictures(tuple(_jpeg(frame) for frame in frames[1::2]), None)
 
 
 def _jpeg(frame: np.ndarray) -> str:

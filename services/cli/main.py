@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from services.cli import (
     data,
     datasets,
+    detail,
     doctor,
     estimate,
     forecast,
@@ -258,17 +259,28 @@ def cancel(run: str) -> None:
 # --- results ---------------------------------------------------------------------------------------
 
 
-@main.command("report", epilog=_example("roadqa report RUN --html report.html", "roadqa report RUN --json"))
+@main.command("report", epilog=_example("roadqa report RUN --html report.html", "roadqa report RUN --details"))
 @click.argument("run")
+@click.option("--details", is_flag=True, help="Accuracy by groups, calibration, letters, and answers that changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page that needs no network.")
+@click.option(
+    "--frames/--no-frames",
+    default=True,
+    show_default=True,
+    help="Whether the page shows frames of clips, faces and plates in them too.",
+)
 @click.option("--submission", type=click.Path(dir_okay=False, path_type=Path), help="Write the run's submission.csv.")
-def report_(run: str, as_json: bool, html: Path | None, submission: Path | None) -> None:
+def report_(
+    run: str, details: bool, as_json: bool, html: Path | None, frames: bool, submission: Path | None
+) -> None:  # fmt: skip
     """What each step of a run gained, with its error bars."""
     made = report.build(collect(store(), run))
     if html:
         html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(page.html(made), encoding="utf-8")
+        with show.progress() as progress:
+            taken = detail.frames(store(), made["rows"], progress) if frames else None
+        html.write_text(page.html(made, taken), encoding="utf-8")
     if submission:
         submission.parent.mkdir(parents=True, exist_ok=True)
         predictions.write_run_submission(store(), run, submission)
@@ -276,8 +288,8 @@ def report_(run: str, as_json: bool, html: Path | None, submission: Path | None)
             _warn_of(*answering)
     if as_json:
         _as_json(made)
-    elif not (html or submission):
-        show.report(made)
+    elif details or not (html or submission):
+        show.report(made, details)
 
 
 @main.command(epilog=_example("roadqa predict public-test --model sandbox-tiny -o submission.csv"))

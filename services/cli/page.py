@@ -1,14 +1,17 @@
 """The report as one HTML file: no script, no request, everything escaped by the template engine."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from services.cli import words
+from services.cli import detail, words
+from services.cli.insight import Pictures
 from services.cli.report import Report, comparison_line, marks
 from shared import curves
+from shared.prompts import letter
 
 _HERE = Path(__file__).parent
 
@@ -16,8 +19,8 @@ _HERE = Path(__file__).parent
 _LONG = 8  # entries of a list that the page still spells out
 
 
-def html(report: Report) -> str:
-    """The page of a report made by `report.build` (or read back from report.json)."""
+def html(report: Report, frames: Mapping[str, Pictures] | None = None) -> str:
+    """The page of a report made by `report.build` (or read back from report.json), with `detail.frames` where given."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -43,6 +46,13 @@ def html(report: Report) -> str:
         comparison_line=comparison_line,
         brief=brief,
         marks=marks,
+        titles=detail.TITLES,
+        known=[row for row in report["rows"] if row["calibration"]],
+        changed=[row for row in report["rows"] if row["changed"]],
+        frames=frames or {},
+        letter=letter,
+        edges=detail.EDGES,
+        **{name: getattr(detail, name) for name in ("reliability", "sureness", "leaning", "changes")},
     )
 
 

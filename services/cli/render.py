@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli import words
+from services.cli.detail import baselines
 from services.cli.estimate import Bounds, Estimate
 from services.cli.rejected import TurnedAway
 from services.cli.report import Report, comparison_line, label_line, marks
@@ -42,6 +43,8 @@ def report_table(report: Report) -> Group:
     headline = report["headline"]
     lines = [Text(plain(headline["text"]), style="bold"), *(Text(plain(line)) for line in headline["details"])]
     lines += [Text(plain(comparison_line(found))) for found in report["comparisons"]]
+    if guesses := baselines(report["rows"]):
+        lines.append(Text(guesses, style="dim"))
     problems = [Text(plain(f"! {problem}"), style="yellow") for problem in report["problems"]]
     labels = [Text(plain(label_line(step)), style="dim") for step in report["labels"]]
     return Group(table, Text(), *lines, *labels, *problems)

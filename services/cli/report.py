@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from services.cli import words
+from shared.breakdown import GROUPS
 from shared.schema import Frozen
 
 Scores = dict[str, Any]  #: what the evaluate stage wrote to scores.json
@@ -117,8 +118,7 @@ def build(view: ReportInput) -> Report:
         "headline": headline(rows),
         "rows": rows,
         "comparisons": [_comparison(view, other) for view in view.rows for other in view.against],
-        "by_category": _matrix(view.rows, "by_category"),
-        "by_language": _matrix(view.rows, "by_language"),
+        **{f"by_{name}": _matrix(view.rows, f"by_{name}") for name in GROUPS},
         "labels": [_labels(step) for step in view.steps if step.stage == "label" and step.facts],
         "steps": [step.model_dump(mode="json") for step in view.steps],
         "data": [data.model_dump(mode="json") for data in view.data],
@@ -139,8 +139,9 @@ def _row(view: RowView) -> Row:
         "system_prompt": view.system_prompt,
         **{key: scores.get(key) for key in ("accuracy", "n", "recordings", "ci95", "ci_method", "claim")},
         **{key: scores.get(key) for key in ("majority", "chance", "unanswered", "leaked", "transductive")},
-        "p": against.get("p"),
-        "difference": against.get("difference"),
+        # None in scores that an older version of evaluate wrote
+        **{key: scores.get(key) for key in ("calibration", "positions")},
+        **{key: against.get(key) for key in ("p", "p_mcnemar", "wins", "losses", "changed", "difference")},
         "difference_ci95": against.get("ci95"),
         "parent_accuracy": against.get("accuracy"),
         "parent_ci95_same_engine": same_engine.get("ci95"),
@@ -197,13 +198,14 @@ def verdict(row: Row) -> str:
 
 
 def _matrix(views: Iterable[RowView], table: str) -> dict[str, Any]:
-    """Accuracy of each row in each group: groups down, rows across."""
-    measured = [(view.name, view.scores[table]) for view in views if view.scores]
+    """Accuracy of each row in each group, with its interval: groups down, rows across."""
+    measured = [(view.name, view.scores.get(table) or {}) for view in views if view.scores]
     groups = {name: group["n"] for _, scores in measured for name, group in scores.items()}
     return {
         "rows": [name for name, _ in measured],
         "groups": [
-            {"name": name, "n": n, "accuracy": [scores.get(name, {}).get("accuracy") for _, scores in measured]}
+            {"name": name, "n": n}
+            | {key: [scores.get(name, {}).get(key) for _, scores in measured] for key in ("accuracy", "ci95")}
             for name, n in sorted(groups.items(), key=lambda item: (-item[1], item[0]))
         ],
     }

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from services.cli import planview, render, traceview, trustview
+from services.cli import detailview, planview, render, traceview, trustview
 from services.cli.data import Progress as Tell
 from services.cli.doctor import Finding
 from services.cli.estimate import Estimate
@@ -77,8 +77,10 @@ def trust(found: Trust, target: float | None, chosen: Point | None) -> None:
     _out.print(trustview.tables(found, target, chosen))
 
 
-def report(made: dict[str, Any]) -> None:
+def report(made: dict[str, Any], details: bool = False) -> None:
     _out.print(render.report_table(made))
+    if details:
+        _out.print(detailview.details(made))
 
 
 def steps(run: str, state: str, found: Sequence[Step]) -> None:

@@ -59,15 +59,55 @@ def test_the_sign_flip_counts_every_assignment_of_signs() -> None:
     assert metrics.sign_flip_p(differences) == pytest.approx(brute)
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 10), (5, 10), (10, 10), (87, 100), (1, 1)])
-def test_wilson_agrees_with_scipy(successes: int, n: int) -> None:
-    expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
-    assert metrics.wilson(successes, n) == pytest.approx((expected.low, expected.high))
+@given(st.integers(0, 200), st.integers(0, 200), st.sampled_from([0.8, 0.95, 0.99]))
+@settings(max_examples=60, deadline=None)
+def test_wilson_agrees_with_scipy(successes: int, failures: int, confidence: float) -> None:
+    n = max(1, successes + failures)
+    expected = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    assert metrics.wilson(successes, n, confidence) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.parametrize("freedom", [8, 9, 20, 200])
 def test_student_t_agrees_with_scipy(freedom: int) -> None:
     assert metrics.student_t(freedom, 0.95) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
+
+
+def uneven(seed: int) -> tuple[list[int], list[int], list[str]]:
+    """Two models' outcomes on recordings of unequal size, each recording with a difficulty of its own."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(2, 14, size=30)
+    recordings = [f"rec{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    skill = np.repeat(rng.beta(3, 2, size=30), sizes)
+    draw = rng.random((2, len(skill)))
+    return (draw[0] < skill).astype(int).tolist(), (draw[1] < 0.9 * skill).astype(int).tolist(), recordings
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_clustered_bootstrap_agrees_with_scipys_over_whole_recordings(seed: int) -> None:
+    model, parent, recordings = uneven(seed)
+    pairs = [(model, metrics.accuracy_interval(model, recordings)[1])]
+    pairs += [
+        ([a - b for a, b in zip(model, parent, strict=True)], metrics.compare(model, parent, recordings).interval)
+    ]
+    for values, found in pairs:
+        totals = metrics.per_recording([values, [1] * len(values)], recordings)
+        # Student's t in place of the normal, as Hesterberg asks, is a wider tail of plain percentiles
+        tail = stats.norm.cdf(-stats.t.ppf(0.975, 29) * np.sqrt(30 / 29))
+        expected = stats.bootstrap(
+            (totals[:, 0], totals[:, 1]), lambda sums, sizes, axis: sums.sum(axis=axis) / sizes.sum(axis=axis),
+            paired=True, vectorized=True, n_resamples=10_000, confidence_level=1 - 2 * tail, method="percentile",
+            rng=np.random.default_rng(7),
+        ).confidence_interval  # fmt: skip
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.006)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_sign_flip_over_recordings_is_scipys_permutation_test(seed: int) -> None:
+    units = np.random.default_rng(seed).integers(-4, 5, size=9)
+    expected = stats.permutation_test(
+        (units,), np.sum, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )
+    assert metrics.sign_flip_p(units.tolist()) == pytest.approx(min(1, expected.pvalue))
 
 
 def test_recordings_that_stand_or_fall_together_widen_the_interval() -> None:

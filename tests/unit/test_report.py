@@ -54,7 +54,7 @@ def kept(state: str, why: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class _Links(html.parser.HTMLParser):
+class Links(html.parser.HTMLParser):
     """Every tag, and every attribute that could fetch something."""
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ def test_hostile_names_are_shown_not_run() -> None:
         steps=(StepView(name=HOSTILE, stage="label", state="complete", facts=label),),
     )
     shown = page.html(build(view))
-    seen = _Links()
+    seen = Links()
     seen.feed(shown)
     assert "script" not in seen.tags
     assert shown.count("&lt;script&gt;") > 5
@@ -213,7 +213,7 @@ def test_a_label_step_tells_what_became_of_its_questions_and_what_they_cost() ->
 
 def test_the_page_asks_the_network_for_nothing() -> None:
     shown = page.html(build(a_view(*CLEAR)))
-    seen = _Links()
+    seen = Links()
     seen.feed(shown)
     assert seen.fetches == []
     assert not {"script", "link", "img", "iframe"} & set(seen.tags)

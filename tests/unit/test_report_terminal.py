@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from services.cli.detailview import details
 from services.cli.render import fraction, plain, report_table, run_line, run_view, seconds_left
 from services.cli.report import ReportInput, RowView, build
 from services.cli.runs import Step
 from services.cli.traceview import trace_view
+from tests.unit.test_report import CLEAR, a_view
+from tests.unit.test_report_details import with_details
 
 STEP = {"name": "train B", "stage": "train", "state": "running", "done": 0, "total": 1}
 
@@ -66,6 +69,25 @@ def test_an_unmeasured_row_is_listed() -> None:
     row = RowView(name="B fp4", model="B fp4", engine="transformers", system_prompt="short")
     view = ReportInput(run="run-1", name="sandbox", state="running", seconds=1, rows=(row,))
     assert "not yet" in shown(report_table(build(view)))
+
+
+def test_details_are_tables_of_what_was_measured() -> None:
+    report = build(a_view(*with_details("What\x1b may it do?")))
+    text = shown(details(report))
+    for part in (
+        "By category", "85.0% 78.0–92.0", "overconfident", "A +8.0", "fine-tuned B: right ↓ chosen →", "29",
+        "fine-tuned B against prompt: 110 questions from wrong to right, 7 from right to wrong",
+        "A 60.0% → C 90.0%  What  may it do? (q1, clip1.mp4)",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "\x1b" not in text
+    assert "A fair guess gets 25.0%, always giving the most frequent letter 30.0%." in shown(report_table(report))
+
+
+def test_an_older_evaluation_has_no_details_and_no_fault() -> None:
+    text = shown(details(build(a_view(*CLEAR))))
+    assert "By category" in text
+    assert "Calibration" not in text
 
 
 def test_a_comparison_has_a_line_below_the_table() -> None:

@@ -1,16 +1,21 @@
-"""Evaluate: predictions against the answers, with error bars, the paired test against the parent, and the leaks."""
+"""Evaluate: predictions against the answers, with error bars, the paired test against the parent, and the leaks.
+
+Beside accuracy: by what groups of questions, how well confidences are calibrated, and which letters are preferred.
+"""
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared import metrics
+from shared import calibration, metrics, positions
+from shared.breakdown import GROUPS
 from shared.context import Context
 from shared.contracts import EvaluateRecipe
 from shared.errors import InputError
 from shared.leaks import find as find_leaks
 from shared.schema import Prediction, Question, Rows, read_jsonl
 from workers.inference import verdict
+from workers.inference.changes import changed
 
 
 class Scored(NamedTuple):
@@ -40,7 +45,8 @@ def evaluate(inputs: dict[str, list[Path]], recipe: EvaluateRecipe, out: Path, c
         scored = answered(data)
         correct = outcomes(scored, predictions)
         scores = score(scored, correct, settings) | costs(scored.questions, predictions)
-        scores["parent"] = against_parent(scored, correct, inputs.get("parent", []), settings)
+        scores |= confidences(scored, correct, predictions, settings)
+        scores["parent"] = against_parent(scored, correct, predictions, data, inputs.get("parent", []), settings)
         scores |= leaks(scored, correct, data, Rows(inputs.get("seen", [])), recipe)
         scores["verdict"] = verdict_on(scored, predictions, inputs, recipe, settings)
     else:
@@ -106,8 +112,12 @@ def _all_predicted(questions: list[Question], predictions: dict[str, Prediction]
             f" ({len(missing)} of {len(questions)} missing): predict on the whole test set first"
         )
     for question in questions:
-        if not 0 <= (choice := predictions[question.id].choice) < len(question.choices):
-            raise InputError(f"predictions.jsonl: question {question.id}: no choice {choice}; predict it again")
+        found, count = predictions[question.id], len(question.choices)
+        if found.choice not in question.offered:
+            raise InputError(f"predictions.jsonl: question {question.id}: no choice {found.choice}; predict it again")
+        if len(found.logprobs) != count:
+            said = f"{len(found.logprobs)} log-probabilities for {count} choices"
+            raise InputError(f"predictions.jsonl: question {question.id}: {said}; predict it again")
 
 
 def score(scored: Scored, correct: list[int], settings: metrics.Settings) -> dict[str, Any]:
@@ -125,8 +135,30 @@ def score(scored: Scored, correct: list[int], settings: metrics.Settings) -> dic
         "majority": metrics.majority_baseline(scored.answers),
         "chance": metrics.chance([len(q.offered) for q in scored.questions]),
         "claim": metrics.too_few(len(correct), recordings),
-        "by_category": _table(scored, correct, [q.category for q in scored.questions], settings),
-        "by_language": _table(scored, correct, [q.language for q in scored.questions], settings),
+        **{
+            f"by_{name}": _table(scored, correct, [group(q) for q in scored.questions], settings)
+            for name, group in GROUPS.items()
+        },
+    }
+
+
+def confidences(
+    scored: Scored, correct: list[int], predictions: dict[str, Prediction], settings: metrics.Settings
+) -> dict[str, Any]:
+    """`calibration` of the choices' log-probabilities, and `positions`: the letters that were right and chosen."""
+    asked = [(q, predictions[q.id]) for q in scored.questions]
+    sure = [calibration.confidence(found.logprobs, q.offered, found.choice) for q, found in asked]
+    calibrated = calibration.measure(sure, correct, scored.recordings, settings)
+    chosen = [found.choice for _, found in asked]
+    offered = [q.offered for q in scored.questions]
+    placed = positions.measure(scored.answers, chosen, offered, scored.recordings, settings)
+    return {
+        "calibration": _figures(calibrated) | {"bins": [_figures(found) for found in calibrated.bins]},
+        "positions": {
+            "confusion": placed.confusion,
+            "places": [_figures(place) for place in placed.places],
+            "leaning": placed.leaning,
+        },
     }
 
 
@@ -142,8 +174,9 @@ def unscored(data: Rows, predictions: dict[str, Prediction]) -> dict[str, Any]:
         "unanswered": n,
         "accuracy": None,
         "claim": f"n = {n} questions without known answers: nothing can be claimed",
-        "by_category": {},
-        "by_language": {},
+        **{f"by_{name}": {} for name in GROUPS},
+        "calibration": None,
+        "positions": None,
         "parent": None,
     } | costs(questions, predictions)
 
@@ -158,12 +191,18 @@ def costs(questions: list[Question], predictions: dict[str, Prediction]) -> dict
 
 
 def against_parent(
-    scored: Scored, correct: list[int], folders: list[Path], settings: metrics.Settings
+    scored: Scored,
+    correct: list[int],
+    ours: dict[str, Prediction],
+    data: Rows,
+    folders: list[Path],
+    settings: metrics.Settings,
 ) -> dict[str, Any] | None:
     """The paired comparison with the parent's predictions on the same questions, None without a parent."""
     if not folders:
         return None
-    theirs = outcomes(scored, read_predictions(folders), "the parent")
+    parent = read_predictions(folders)
+    theirs = outcomes(scored, parent, "the parent")
     found = metrics.compare(correct, theirs, scored.recordings, settings)
     return {
         "n": len(theirs),
@@ -175,6 +214,7 @@ def against_parent(
         "p_mcnemar": found.p_mcnemar,
         "wins": found.wins,
         "losses": found.losses,
+        "changed": changed(scored.questions, data.clips, ours, parent),
     }
 
 
@@ -227,3 +267,9 @@ def _table(scored: Scored, correct: list[int], groups: list[str], settings: metr
         }
         for name, group in metrics.by_group(correct, scored.recordings, groups, settings).items()
     }
+
+
+def _figures(found: Any) -> dict[str, Any]:
+    """A named tuple's plain figures, its interval as `ci95`."""
+    figures = {key: value for key, value in found._asdict().items() if isinstance(value, int | float)}
+    return figures | {"ci95": [found.interval.low, found.interval.high]}

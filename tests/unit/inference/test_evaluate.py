@@ -1,6 +1,7 @@
 """Evaluate: predictions are joined by question, and nothing missing, leaked or left out goes unsaid."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from shared.context import LocalContext
 from shared.contracts import EvaluateRecipe
 from shared.errors import InputError
-from shared.schema import Choice, Clip, Origin, Prediction, Question, write_jsonl, write_rows
+from shared.schema import Choice, Clip, Origin, Prediction, Question, read_jsonl, write_jsonl, write_rows
 from workers.inference.evaluate import evaluate
 
 RECIPE = EvaluateRecipe(resamples=200)
@@ -40,12 +41,14 @@ def the_rows(folder: Path, recordings: list[str], answers: list[int | None], sta
     return folder
 
 
-def the_predictions(folder: Path, choices: dict[str, int]) -> Path:
+def the_predictions(folder: Path, choices: dict[str, int], sure: float = 0.25) -> Path:
+    """`sure`: the probability of each choice that is made; the others share the rest."""
     folder.mkdir()
-    rows = [
-        Prediction(question=question, choice=choice, logprobs=(-1.4,) * 4, prompt_tokens=60, seconds=0.25)
-        for question, choice in choices.items()
-    ]
+    rest = math.log((1 - sure) / 3)
+    rows = []
+    for question, choice in choices.items():
+        logprobs = tuple(math.log(sure) if place == choice else rest for place in range(max(4, choice + 1)))
+        rows.append(Prediction(question=question, choice=choice, logprobs=logprobs, prompt_tokens=60, seconds=0.25))
     write_jsonl(folder / "predictions.jsonl", rows)
     return folder
 
@@ -177,6 +180,74 @@ def test_categories_and_languages_are_scored_apart(tmp_path: Path) -> None:
         "order": (1, 1.0),
     }
     assert scores["by_language"]["vi"]["n"] == 2
+
+
+def test_numbers_of_choices_and_origins_are_scored_apart(tmp_path: Path) -> None:
+    taught = Origin(answer="teacher", teacher="gemini", parent="q0")
+    data = [
+        the_rows(tmp_path / "a", ["r1", "r2"], [0, 0]),
+        the_rows(tmp_path / "b", ["r3"], [0], start=10, origin=taught),
+    ]
+    fewer = [question.model_dump() for question in read_jsonl(data[1] / "questions.jsonl", Question)]
+    fewer[0]["choices"][2]["text"] = ""  # counted, but shown to no model
+    write_jsonl(data[1] / "questions.jsonl", [Question.model_validate(question) for question in fewer])
+    scores = run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 0, "q1": 1, "q10": 0})], data=data)
+    counted = {name: [(key, row["n"], row["accuracy"]) for key, row in scores[name].items()] for name in scores
+               if name in ("by_choices", "by_origin")}  # fmt: skip
+    assert counted == {
+        "by_choices": [("4", 2, 0.5), ("3", 1, 1.0)],
+        "by_origin": [("human", 2, 0.5), ("teacher gemini, augmented", 1, 1.0)],
+    }
+    row = scores["by_choices"]["4"]
+    assert row["ci95"][0] < 0.5 < row["ci95"][1]
+
+
+def test_confidences_are_calibrated_and_letters_counted(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", [f"r{i}" for i in range(12)], [i % 4 for i in range(12)])
+    predictions = the_predictions(tmp_path / "p", {f"q{i}": 0 for i in range(12)}, sure=0.85)
+    scores = run(tmp_path, predictions=[predictions], data=[data])
+    found, placed = scores["calibration"], scores["positions"]
+    assert (found["confidence"], found["gap"], found["ece"]) == pytest.approx((0.85, 0.6, 0.6))
+    assert found["ci95"][0] < 0.6 < found["ci95"][1]
+    assert [(one["n"], one["accuracy"]) for one in found["bins"]] == [(12, 0.25)]
+    assert [list(row) for row in placed["confusion"]] == [[3, 0, 0, 0]] * 4
+    assert (placed["places"][0]["chosen"], placed["places"][0]["expected"]) == pytest.approx((1, 0.25))
+    assert list(placed["leaning"]) == [0, 1, 2, 3]
+
+
+def test_an_empty_choice_takes_no_confidence_and_cannot_be_chosen(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1"], [0])
+    (question,) = read_jsonl(data / "questions.jsonl", Question)
+    empty = question.choices[3].model_copy(update={"text": ""})
+    write_jsonl(data / "questions.jsonl", [question.model_copy(update={"choices": (*question.choices[:3], empty)})])
+    scores = run(tmp_path, predictions=[the_predictions(tmp_path / "p", {"q0": 0}, sure=0.4)], data=[data])
+    assert scores["calibration"]["confidence"] == pytest.approx(0.4 / 0.8)
+    (tmp_path / "again").mkdir()
+    with pytest.raises(InputError, match="q0: no choice 3"):
+        run(tmp_path / "again", predictions=[the_predictions(tmp_path / "p2", {"q0": 3})], data=[data])
+
+
+def test_log_probabilities_that_are_not_one_for_each_choice_are_refused(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1"], [0])
+    predictions = the_predictions(tmp_path / "p", {"q0": 0})
+    short = Prediction(question="q0", choice=0, logprobs=(-1.0, -1.0), prompt_tokens=1, seconds=1)
+    write_jsonl(predictions / "predictions.jsonl", [short])
+    with pytest.raises(InputError, match="q0: 2 log-probabilities for 4 choices"):
+        run(tmp_path, predictions=[predictions], data=[data])
+
+
+def test_what_changed_most_is_named_one_of_each_recording_first(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r1", "r1", "r2", "r3", "r4", "r5"], [0] * 7)
+    won, lost, same = {f"q{i}": 0 for i in range(5)}, {"q5": 1}, {"q6": 0}
+    model = [the_predictions(tmp_path / "m1", won | same, sure=0.6), the_predictions(tmp_path / "m2", lost, sure=0.9)]
+    first = the_predictions(tmp_path / "p1", {"q0": 1, "q3": 1, "q4": 1, "q5": 0, "q6": 0}, sure=0.5)
+    parent = [first, the_predictions(tmp_path / "p2", {"q1": 1, "q2": 1}, sure=0.97)]
+    changed = run(tmp_path, predictions=model, parent=parent, data=[data])["parent"]["changed"]
+    assert [found["question"] for found in changed["won"]] == ["q1", "q3", "q4"]
+    (back,) = changed["lost"]
+    assert (back["question"], back["answer"], back["clip"]["digest"]) == ("q5", 0, f"{5:064x}")
+    assert (back["before"]["choice"], back["now"]["choice"]) == (0, 1)
+    assert (back["before"]["confidence"], back["now"]["confidence"]) == pytest.approx((0.5, 0.9))
 
 
 def test_a_test_set_without_rows_is_refused(tmp_path: Path) -> None:
