@@ -50,12 +50,12 @@ def measure(
     sure, right, n = np.asarray(confidences, float), np.asarray(correct, float), len(correct)
     which = np.searchsorted(np.arange(1, BINS) / BINS, sure)  # edges below it
     bins, error, noise = [], 0.0, 0.0
-    for number in np.unique(which):
-        inside = np.flatnonzero(which == number)
+    for number in np.unique(which).tolist():
+        inside = np.flatnonzero(which == number).tolist()
         inside_recordings = [recordings[index] for index in inside]
         accuracy, interval = accuracy_interval(right[inside].astype(int).tolist(), inside_recordings, settings)
         stated = float(sure[inside].mean())
-        bins.append(Bin(int(number) / BINS, (int(number) + 1) / BINS, len(inside), stated, accuracy, interval))
+        bins.append(Bin(number / BINS, (number + 1) / BINS, len(inside), stated, accuracy, interval))
         error += len(inside) / n * abs(accuracy - stated)
         # mean of |normal| is its deviation times √(2/π); right answers of a bin spread as Σ p(1 - p)
         noise += math.sqrt(2 / math.pi * float((sure[inside] * (1 - sure[inside])).sum())) / n

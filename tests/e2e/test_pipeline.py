@@ -41,6 +41,9 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
     page = html.read_text()
     assert "fine-tuned B" in page
     assert not re.search(r"(src|href)=.https?://", page)
+    assert all(row["calibration"]["bins"] and row["positions"]["confusion"] for row in report["rows"])
+    changed = [found for row in report["rows"] for some in (row["changed"] or {}).values() for found in some]
+    assert ('src="data:image/jpeg' in page) == bool(changed)
     with submission.open(newline="") as lines:
         answers = {row["id"]: row["answer"] for row in csv.DictReader(lines)}
     asked = {data["name"]: data["questions"] for data in report["data"]}["public test"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import data, insight
+from services.cli import data, detail, insight
 from services.cli.collect import read_rows
 from services.sandbox import clips
 from shared.errors import StoreError
@@ -164,6 +164,11 @@ def test_a_sheet_shows_the_same_clips_each_time_and_tells_what_it_cannot_show(st
     assert len({shot.clip.recording for shot in some}) == 3, "one of each recording"
     assert insight.sheet(store, clips_[::-1], 3, quiet) == some
     assert all(frame.startswith("data:image/jpeg;base64,") for shot in some for frame in shot.frames)
+    changed = {"won": [{"clip": {"digest": shot.clip.digest}} for shot in some], "lost": []}
+    taken = detail.frames(store, [{"changed": changed}, {"changed": None}], quiet)
+    assert [taken[shot.clip.digest].frames for shot in some] == [shot.frames for shot in some], (
+        "the report's are the same"
+    )
     lost = some[0].clip
     store.delete(f"blobs/{lost.digest}")
     shutil.rmtree(store.cache)
