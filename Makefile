@@ -36,7 +36,8 @@ bench: named setup ## one benchmark (NAME=learning): a table, and benchmarks/res
 named:
 	@: $(if $(filter $(BENCHMARKS),$(subst _,-,$(NAME))),,$(error say which benchmark: make bench NAME=…, one of: $(BENCHMARKS)))
 
-prove: ## what takes too long for `make test`: the sandbox preset under three seeds, what the recipe's knobs are worth (hours)
+prove: ## what takes too long for `make test`: properties on other cases, the preset under three seeds, its knobs (hours)
+	@HYPOTHESIS_PROFILE=default $(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory bench NAME=learning
 	@$(MAKE) --no-print-directory bench NAME=ablation
 
