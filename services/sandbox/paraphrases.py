@@ -24,6 +24,10 @@ QUESTIONS: Final[dict[str, dict[Language, tuple[str, ...]]]] = {
         "en": ("Which colour does the light show at the end?", "At the end, the light has what colour?"),
         "vi": ("Lúc cuối đèn có màu nào?", "Đèn mang màu gì lúc cuối?"),
     },
+    "light_says": {
+        "en": ("What are we told by the light at the start?", "At the beginning, the light tells us to do what?"),
+        "vi": ("Lúc đầu đèn bảo ta thế nào?", "Đèn lúc đầu yêu cầu ta làm gì?"),
+    },
     "speed": {
         "en": ("Which speed limit applies here?", "What limit is set for our speed?"),
         "vi": ("Tốc độ tối đa ở đây là mấy?", "Con số tốc độ ghi ở biển báo là mấy?"),
@@ -31,6 +35,10 @@ QUESTIONS: Final[dict[str, dict[Language, tuple[str, ...]]]] = {
     "sign": {
         "en": ("Which message does the sign give?", "What is to be read from the sign?"),
         "vi": ("Biển báo cho biết điều gì?", "Biển báo nói gì?"),
+    },
+    "sign_says": {
+        "en": ("What are we told by the sign?", "The sign tells us to do what?"),
+        "vi": ("Biển báo bảo ta thế nào?", "Biển báo yêu cầu ta làm gì?"),
     },
     "car_colour": {
         "en": ("Which colour does the car have?", "The car is of what colour?"),
@@ -97,6 +105,8 @@ OPTIONS: Final[dict[str, dict[Language, str]]] = {
     "go": {"en": "we go", "vi": "ta đi"},
     "wait": {"en": "we wait", "vi": "ta chờ"},
     "slow": {"en": "we slow down", "vi": "ta chậm lại"},
+    "halt": {"en": "we stop and then go", "vi": "ta dừng rồi mới đi"},
+    "no_way": {"en": "we may not go in", "vi": "ta không được đi vào"},
 }  # fmt: skip
 
 SCENARIOS: Final[dict[Language, tuple[str, ...]]] = {

@@ -15,6 +15,11 @@ from shared.schema import Frozen
 _END: Final = 0.84
 #: Signs that forbid or command, whatever a light says: no scene with one is asked "may we go".
 _COMMANDS: Final = ("stop", "no_entry")
+#: What traffic law makes of a light, and of a sign.
+_LIGHT_SAYS: Final = {"red": "wait", "yellow": "slow", "green": "go"}
+_SIGN_SAYS: Final = {
+    "stop": "halt", "no_entry": "no_way", "crossing": "slow", "turn_left": "left", "turn_right": "right",
+}  # fmt: skip
 
 
 class SceneQuestion(Frozen):
@@ -65,8 +70,10 @@ def truth(scene: Scene, question_text: str, choice_texts: Sequence[str]) -> int 
 
 def answer(scene: Scene, kind: str) -> str | None:
     """The option key that answers `kind`; None where the scene does not settle it."""
-    if kind in ("light_start", "light_end", "light_order"):
+    if kind in ("light_start", "light_end", "light_says", "light_order"):
         return _of_light(scene, kind)
+    if kind == "sign_says":
+        return _SIGN_SAYS.get(scene.sign or "")
     if kind in ("speed", "sign"):
         pool = words.SPEEDS if kind == "speed" else words.SIGNS
         return scene.sign if scene.sign in pool else None
@@ -87,6 +94,8 @@ def _of_light(scene: Scene, kind: str) -> str | None:
         return None
     if kind == "light_order":
         return "no_change" if light.change is None else f"{light.start}_{light.end}"
+    if kind == "light_says":
+        return _LIGHT_SAYS[light.start]
     return light.start if kind == "light_start" else light.end
 
 

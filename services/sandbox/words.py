@@ -1,6 +1,7 @@
 """Every word the sandbox asks with: question templates and option phrases, in English and Vietnamese."""
 
 import unicodedata
+from collections.abc import Collection
 from typing import Final, Literal
 
 Language = Literal["en", "vi"]
@@ -62,14 +63,18 @@ OPTIONS: Final[dict[str, dict[Language, str]]] = {
     "go": {"en": "go", "vi": "đi"},
     "wait": {"en": "wait", "vi": "chờ"},
     "slow": {"en": "slow down", "vi": "chậm lại"},
+    "halt": {"en": "stop then go", "vi": "dừng rồi đi"},
+    "no_way": {"en": "no way in", "vi": "không đi vào"},
 }
 
 #: question kind → the option keys its choices are drawn from.
 POOLS: Final[dict[str, tuple[str, ...]]] = {
     "light_start": LIGHTS,
     "light_end": LIGHTS,
+    "light_says": ("go", "wait", "slow"),
     "speed": SPEEDS,
     "sign": SIGNS,
+    "sign_says": ("halt", "no_way", "slow", "left", "right"),
     "car_colour": VEHICLE_COLOURS,
     "cars": ("0", "1", "2", "3"),
     "people": ("0", "1", "2", "3"),
@@ -84,8 +89,10 @@ POOLS: Final[dict[str, tuple[str, ...]]] = {
 CATEGORY_OF: Final[dict[str, Category]] = {
     "light_start": "light_state",
     "light_end": "light_state",
+    "light_says": "light_state",
     "speed": "sign_reading",
     "sign": "sign_reading",
+    "sign_says": "sign_reading",
     "car_colour": "vehicle_colour",
     "cars": "counting",
     "people": "counting",
@@ -107,6 +114,10 @@ TEMPLATES: Final[dict[str, dict[Language, tuple[str, ...]]]] = {
         "en": ("What colour is the light at the end?", "At the end, which colour is the light?"),
         "vi": ("Lúc cuối đèn màu gì?", "Đèn giao thông màu gì lúc cuối?"),
     },
+    "light_says": {
+        "en": ("What does the light say at the start?", "At the start, what does the light ask of us?"),
+        "vi": ("Lúc đầu đèn báo ta làm gì?", "Theo đèn lúc đầu ta phải làm gì?"),
+    },
     "speed": {
         "en": ("What is the speed limit?", "Which speed limit is on the sign?"),
         "vi": ("Tốc độ tối đa là bao nhiêu?", "Biển báo ghi tốc độ bao nhiêu?"),
@@ -114,6 +125,10 @@ TEMPLATES: Final[dict[str, dict[Language, tuple[str, ...]]]] = {
     "sign": {
         "en": ("What does the sign say?", "Which sign is on the road?"),
         "vi": ("Biển báo có nghĩa gì?", "Trên đường có biển báo gì?"),
+    },
+    "sign_says": {
+        "en": ("What must we do at the sign?", "What does the sign ask of us?"),
+        "vi": ("Gặp biển báo ta phải làm gì?", "Theo biển báo ta nên làm gì?"),
     },
     "car_colour": {
         "en": ("What colour is the car?", "Which colour is the car in front?"),
@@ -178,7 +193,7 @@ def kind_of(question: str) -> str | None:
     return None
 
 
-def all_texts() -> list[str]:
-    """Every template and option phrase once, sorted: the corpus a sandbox tokenizer is trained on."""
-    templates = {text for by_language in TEMPLATES.values() for texts in by_language.values() for text in texts}
-    return sorted(templates | {text for by_language in OPTIONS.values() for text in by_language.values()})
+def all_texts(kinds: Collection[str] = POOLS.keys()) -> list[str]:
+    """Every template and option phrase of these kinds once, sorted: what a sandbox tokenizer is trained on."""
+    templates = {text for kind in kinds for texts in TEMPLATES[kind].values() for text in texts}
+    return sorted(templates | {text for kind in kinds for key in POOLS[kind] for text in OPTIONS[key].values()})

@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,23 +29,25 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 from services.sandbox import words
 from services.sandbox.tiny import architecture, forward, packing, seeding, tokenizer
 from services.sandbox.tiny.packing import Example, Packer
-from services.sandbox.tiny.primitives import CELL_WORDS, FRAMES, PATCHES, Primitive, ask, primitive
+from services.sandbox.tiny.primitives import CELL_WORDS, FRAMES, KINDS, PATCHES, SPOKEN, Primitive, ask, primitive
 from shared import prompts
 
 VOCABULARY = 768
+LATER = ("light_says", "sign_says")  #: kinds whose words the tokenizer has not learned
 CLIPS = 16  #: clips a step and process, four questions each
 QUESTIONS = 4
 VIETNAMESE = 0.1  #: share of questions
 IN_WORDS = 0.25  #: share of questions answered in words, without choices
 SEEING_PATCHES = 96  #: temporal patches a step of the second stage
 READING_STEPS, SEEING_STEPS = 350, 900
-JOINT_STEPS = (300, 800)  #: two rounds, each with its own warm-up and cosine
+JOINT_STEPS = (300, 800, 250, 300)  #: rounds, each with its own warm-up and cosine
+SPOKEN_FROM = 3  #: the round from which `SPOKEN` is asked too
 
 
 def corpus() -> Iterator[str]:
     """What the tokenizer is trained on: the sandbox's texts, the prompts, turns and timestamps."""
     for _ in range(20):
-        yield from words.all_texts()
+        yield from words.all_texts(_kinds())
         yield from ("system", "user", "assistant", packing.IN_WORDS, "Answer with the letter.")
         yield str(prompts.system_text("short"))
     yield str(prompts.system_text("expert"))
@@ -53,9 +55,14 @@ def corpus() -> Iterator[str]:
     yield from (f"{letter}. x" for letter in tokenizer.LETTERS for _ in range(200))
 
 
+def _kinds() -> list[str]:
+    return [kind for kind in words.POOLS if kind not in LATER]
+
+
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer, every word of every option one token."""
-    option_words = {word for phrases in words.OPTIONS.values() for text in phrases.values() for word in text.split()}
+    keys = {key for kind in _kinds() for key in words.POOLS[kind]}
+    option_words = {word for key in keys for text in words.OPTIONS[key].values() for word in text.split()}
     return tokenizer.build(corpus(), option_words | set(CELL_WORDS), VOCABULARY)
 
 
@@ -72,17 +79,15 @@ class Teacher:
     def primitives(self, count: int) -> list[Primitive]:
         return [primitive(self.rng) for _ in range(count)]
 
-    def examples(self, clips: list[Primitive]) -> list[Example]:
+    def examples(self, clips: list[Primitive], kinds: Mapping[str, float] = KINDS) -> list[Example]:
+        return [self._example(clip, kinds) for clip in clips]
+
+    def _example(self, clip: Primitive, kinds: Mapping[str, float]) -> Example:
         rng = self.rng
-        return [
-            Example(
-                clip.seconds,
-                "none" if rng.random() < 0.5 else "short",
-                [ask(rng, clip.facts, VIETNAMESE) for _ in range(QUESTIONS)],
-                [bool(rng.random() < IN_WORDS) for _ in range(QUESTIONS)],
-            )
-            for clip in clips
-        ]
+        system: prompts.SystemPrompt = "none" if rng.random() < 0.5 else "short"
+        asked = [ask(rng, clip.facts, VIETNAMESE, kinds) for _ in range(QUESTIONS)]
+        in_words = [bool(rng.random() < IN_WORDS) or question.kind in SPOKEN for question in asked]
+        return Example(clip.seconds, system, asked, in_words)
 
     def code(self, cells: Iterable[tuple[str, ...]]) -> Tensor:
         """The visual tokens [cells, hidden] that cells with these words should give."""
@@ -200,10 +205,11 @@ def joint(work: Path, seed: int, steps: int, number: int, rank: int, ranks: int)
     parts = ("text.pt", "vision.pt") if number == 1 else (f"joint{number - 1}.pt",)
     model.load_state_dict({name: tensor for part in parts for name, tensor in torch.load(work / part).items()})
     teacher = Teacher(codes, tokens, seed + 100 * number + rank)
+    kinds = KINDS | SPOKEN if number >= SPOKEN_FROM else KINDS
 
     def loss_of() -> tuple[Tensor, dict[str, float]]:
         clips = teacher.primitives(CLIPS)
-        batch = packer(teacher.examples(clips))
+        batch = packer(teacher.examples(clips, kinds))
         seen, deep = forward.see(model, teacher.pixels(clips), len(clips))
         return _answer_loss(forward.answer_states(model, batch, seen, deep), batch)
 

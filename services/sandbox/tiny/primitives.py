@@ -1,12 +1,13 @@
 """What the tiny model is pre-trained on: a few sprites on a plain ground or an empty road, and what each cell shows.
 
 Sprites and roads are the sandbox's (`services/sandbox/draw.py`), but no scene is: things stand anywhere, on any
-ground, and move evenly; nothing has been through a video codec. The colour of cars, and how many people walk
-together, are seen but never asked about, nor is an order of two things or a judgement (`KINDS` lacks them).
+ground, and move evenly; nothing has been through a video codec. The colour of a car, and how many cars and people
+there are, are asked about in words alone, never with choices (`SPOKEN`); an order of two things, a judgement, and
+what a light or a sign asks of a driver are never asked about (`KINDS` lacks them).
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -24,7 +25,7 @@ ROWS: Final = 2
 CELL: Final = 128  #: drawn pixels on a side of the square that becomes one visual token
 REDUCE: Final = 4  #: drawn pixels to a pixel the model sees
 
-#: Kinds of question asked in pre-training, with how often; the other kinds are left for fine-tuning.
+#: Kinds of question asked with choices in pre-training, with how often; the other kinds are left for fine-tuning.
 KINDS: Final[dict[str, float]] = {
     "light_start": 1.0,
     "light_end": 1.0,
@@ -33,6 +34,8 @@ KINDS: Final[dict[str, float]] = {
     "car_way": 1.0,
     "person_way": 1.0,
 }
+#: Kinds asked in the last round too, to be answered in words.
+SPOKEN: Final[dict[str, float]] = {"car_colour": 1.0, "cars": 0.5, "people": 0.5}
 ROADS: Final = 192  #: empty roads, drawn once: one costs more than all else in a clip
 ON_A_ROAD: Final = 0.6  #: share of clips
 _SIGN_WORDS: Final = {
@@ -89,9 +92,9 @@ class Primitive(NamedTuple):
 
 
 def primitive(rng: np.random.Generator) -> Primitive:
-    """One to four things drawn by lot; there is at least one question to ask of them."""
+    """One to four things drawn by lot; there is at least one question with choices to ask of them."""
     things: list[Thing] = []
-    while not (facts := _facts(things)):
+    while not KINDS.keys() & (facts := _facts(things)).keys():
         makers = [_MAKERS[int(i)] for i in rng.permutation(len(_MAKERS))]
         makers = makers[: int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3)))] + [_car] * int(rng.choice(2, p=(0.7, 0.3)))
         columns = [*rng.permutation(COLUMNS), int(rng.integers(COLUMNS))]
@@ -110,7 +113,8 @@ def _facts(things: list[Thing]) -> dict[str, str]:
     """What can be asked: of two cars, neither is "the car"."""
     told = [fact for thing in things for fact in thing.facts.items()]
     often = Counter(kind for kind, _ in told)
-    return {kind: key for kind, key in told if often[kind] == 1}
+    counts = {"cars": str(sum(thing.words[0][0] == "car" for thing in things)), "people": "0"}
+    return counts | {kind: key for kind, key in told if often[kind] == 1}
 
 
 def _ground(rng: np.random.Generator) -> Image.Image:
@@ -201,7 +205,7 @@ def _car(rng: np.random.Generator, column: int) -> Thing:
             shrunk = size - (4 * index if move == "straight" else 0)
             sprite = draw.car_rear(colour, max(24, shrunk), braking=move == "stops")
         spots.append(Spot(sprite, x + dx * gone, y + dy * gone))
-    return Thing(spots, [("car", colour, move)] * PATCHES, {"car_way": move})
+    return Thing(spots, [("car", colour, move)] * PATCHES, {"car_way": move, "car_colour": colour})
 
 
 def _people(rng: np.random.Generator, column: int) -> Thing:
@@ -213,7 +217,7 @@ def _people(rng: np.random.Generator, column: int) -> Thing:
     speed = float(rng.uniform(30, 130)) * (1 if way == "right" else -1)
     middle = float(rng.uniform(1, 6))
     spots = [Spot(_group(coats, height, i % 4), x + speed * (i - middle), y) for i in range(FRAMES)]
-    facts = {"person_way": way} if count == 1 else {}
+    facts = {"people": str(count)} | ({"person_way": way} if count == 1 else {})
     return Thing(spots, [("person", way, str(count))] * PATCHES, facts)
 
 
@@ -244,13 +248,16 @@ class Asked(NamedTuple):
     choices: tuple[str, ...]
     answer: int
     phrase: str
+    kind: str
 
 
-def ask(rng: np.random.Generator, facts: dict[str, str], vietnamese: float) -> Asked:
-    """One question on `facts`, choices shuffled; in Vietnamese for the share `vietnamese`."""
-    kinds = [kind for kind in KINDS if kind in facts]
-    weights = np.array([KINDS[kind] for kind in kinds])
-    kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+def ask(
+    rng: np.random.Generator, facts: dict[str, str], vietnamese: float, kinds: Mapping[str, float] = KINDS
+) -> Asked:
+    """One question of these kinds on `facts`, choices shuffled; in Vietnamese for the share `vietnamese`."""
+    open_to = [kind for kind in kinds if kind in facts]
+    weights = np.array([kinds[kind] for kind in open_to])
+    kind = open_to[int(rng.choice(len(open_to), p=weights / weights.sum()))]
     language: words.Language = "vi" if rng.random() < vietnamese else "en"
     pool = [key for key in words.POOLS[kind] if key != facts[kind]]
     size = int(rng.integers(2, min(4, len(pool) + 1) + 1))
@@ -259,4 +266,4 @@ def ask(rng: np.random.Generator, facts: dict[str, str], vietnamese: float) -> A
     templates = words.TEMPLATES[kind][language]
     phrases = tuple(words.phrase(key, language) for key in keys)
     answer = keys.index(facts[kind])
-    return Asked(templates[int(rng.integers(len(templates)))], phrases, answer, phrases[answer])
+    return Asked(templates[int(rng.integers(len(templates)))], phrases, answer, phrases[answer], kind)
