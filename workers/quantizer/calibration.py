@@ -22,7 +22,7 @@ def rows_for(recipe: QuantizeRecipe, folders: Sequence[Path]) -> tuple[Rows, lis
     """The rows and those of them that calibrate; none where weights are rounded by themselves.
 
     Raises:
-        InputError: the scheme is calibrated, and there are no rows.
+        InputError: the scheme is calibrated, and there are no rows, or a row's clip is not listed.
     """
     if not recipe.calibrated:
         return Rows([]), []
@@ -31,6 +31,8 @@ def rows_for(recipe: QuantizeRecipe, folders: Sequence[Path]) -> tuple[Rows, lis
         raise InputError(
             f"{recipe.scheme} needs calibration rows: give the quantize stage `data`, or set `calibration: none`"
         )
+    if stray := next((question for question in rows.questions if question.clip not in rows.clips), None):
+        raise InputError(f"question {stray.id}: clip {stray.clip[:12]} is not in clips.jsonl; import the data again")
     return rows, choose(rows, recipe.calibration_rows, recipe.seed)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import InputError
-from shared.schema import Origin, Rows
+from shared.schema import Origin, Rows, write_jsonl, write_rows
 from tests.unit.quantizer.conftest import recipe
 from workers.quantizer import calibration
 
@@ -49,6 +49,16 @@ def test_calibration_without_rows_is_refused_and_rounding_needs_none(rows: Path,
         calibration.rows_for(recipe(scheme), [])
     assert calibration.rows_for(recipe(scheme, calibration="none"), [rows])[1] == []
     assert calibration.rows_for(recipe("nvfp4a16"), [rows])[1] == []
+
+
+def test_a_row_whose_clip_is_not_listed_is_named(rows: Path, tmp_path: Path) -> None:
+    held = Rows([rows])
+    lost = held.questions[3]
+    write_rows(tmp_path, held.questions, held.clips)
+    write_jsonl(tmp_path / "clips.jsonl", (clip for digest, clip in held.clips.items() if digest != lost.clip))
+    first = next(row for row in held.questions if row.clip == lost.clip)
+    with pytest.raises(InputError, match=f"question {first.id}: clip {lost.clip[:12]} is not in clips.jsonl; import"):
+        calibration.rows_for(recipe("awq"), [tmp_path])
 
 
 def test_each_kind_has_its_share_and_the_rare_ones_a_place(rows: Path) -> None:
