@@ -268,7 +268,7 @@ STAGES: dict[str, Stage] = {
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),
         Stage("predict", 4, "inference", PredictRecipe,
               {"model": Input("model"), "data": Input("rows")}, "predictions", "data"),
-        Stage("evaluate", 5, "inference", EvaluateRecipe,
+        Stage("evaluate", 6, "inference", EvaluateRecipe,
               {"predictions": Input("predictions"), "parent": Input("predictions", required=False),
                "data": Input("rows", clips=False), "seen": Input("rows", required=False, clips=False),
                "model": Input("model", required=False, only=("card.json",))},

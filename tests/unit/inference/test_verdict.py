@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from shared.context import LocalContext
 from shared.contracts import EvaluateRecipe, Gate
 from shared.schema import Choice, Clip, Origin, Prediction, Question, write_jsonl, write_rows
+from workers.inference import verdict
 from workers.inference.evaluate import evaluate
 
 N = 120
@@ -64,9 +65,9 @@ def judged(tmp_path: Path, gate: Gate | None, n: int = N, **card: Any) -> dict[s
     }
     recipe = EvaluateRecipe(resamples=500, gate=gate)
     scores = evaluate(inputs, recipe, tmp_path / "out", LocalContext(tmp_path / "scratch"))
-    verdict: dict[str, Any] = json.loads((tmp_path / "out" / "verdict.json").read_text())
-    assert scores["verdict"] == verdict
-    return verdict
+    written: dict[str, Any] = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert scores["verdict"] == written
+    return written
 
 
 def test_what_was_kept_is_told_with_its_interval_and_what_flipped_by_category(tmp_path: Path) -> None:
@@ -115,6 +116,14 @@ def test_too_few_questions_decide_nothing(tmp_path: Path) -> None:
     found = judged(tmp_path, Gate(max_drop=0.01), n=90)
     assert found["state"] == "undecided"
     assert "n = 90: too few" in found["why"]
+
+
+def test_what_just_reaches_the_gate_is_promoted() -> None:
+    kept = (72 / 100) / (80 / 100)
+    assert kept < 0.9, "in floating point"
+    found = {"recovery": {"is": kept, "ci95": [0.8, 1.0]}}
+    assert verdict.decide(found, Gate(min_recovery=0.9), None)[0] == "promoted"
+    assert verdict.decide(found, Gate(min_recovery=0.9001), None)[0] == "refused"
 
 
 def test_a_gate_that_asks_nothing_is_refused() -> None:
