@@ -38,7 +38,7 @@ AVI_REORDER = 8  #: AVI has no display times: the decoder's order is right, its 
 
 
 #: More clips at once than there are cores are decoded no sooner, and keep the interpreter from each other.
-_TURN = BoundedSemaphore(os.cpu_count() or 1)
+_TURN = BoundedSemaphore(len(os.sched_getaffinity(0)))
 
 
 class Shown(NamedTuple):

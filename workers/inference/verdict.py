@@ -109,7 +109,7 @@ def logprobs(questions: Sequence[Question], ours: Predictions, theirs: Predictio
 def sizes(card: Path) -> dict[str, Any] | None:
     """Bytes of the weights against the parent's in bfloat16, None where the card tells none."""
     told = json.loads(card.read_text(encoding="utf-8")).get("bytes") if card.is_file() else None
-    if not told:
+    if not isinstance(told, dict) or not {"quantized", "bf16"} <= told.keys():  # a card from elsewhere
         return None
     return {"bytes": told["quantized"], "parent_bytes": told["bf16"], "ratio": told["bf16"] / told["quantized"]}
 

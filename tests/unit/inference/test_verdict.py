@@ -129,3 +129,11 @@ def test_what_just_reaches_the_gate_is_promoted() -> None:
 def test_a_gate_that_asks_nothing_is_refused() -> None:
     with pytest.raises(ValidationError, match="say max_drop"):
         Gate()
+
+
+@pytest.mark.parametrize("told", [{}, {"bytes": 7}, {"bytes": {"quantised": 7}}])
+def test_a_card_from_elsewhere_tells_no_sizes(tmp_path: Path, told: dict[str, Any]) -> None:
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps(told), encoding="utf-8")
+    assert verdict.sizes(card) is None
+    assert verdict.sizes(tmp_path / "none.json") is None
