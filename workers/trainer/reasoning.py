@@ -13,10 +13,16 @@ from typing import NamedTuple
 from shared.schema import Label, Question, Rows, read_jsonl
 
 _TABLE = "labels.jsonl"
+_NOUN = r"(?:choices?|options?|answers?|lựa chọn|phương án|đáp án|câu(?:\s+trả lời)?)"
+_PLACE = r"(?<!\w)[(\[\"'#*]*(?:(?-i:[A-H])|\d)\b"  # a letter as it is shown, not the article "a"
+_JUDGED = r"(?:correct|right|true|best|wrong|incorrect|false|the answer|đúng|sai|đáp án)"
 #: Words that name a choice by its place or letter: in training the choices have another order than the teacher saw.
 _BY_PLACE = re.compile(
-    r"\b(?:choices?|options?|answers?|lựa chọn|phương án|đáp án|câu)\s*(?:number|no\.?|số|thứ)?\s*[(\"'#]?"
-    r"(?:[A-H]\b|\d)"
+    rf"\b{_NOUN}\s*(?:number|no\.?|số|thứ)?\s*{_PLACE}"
+    rf"|\b{_NOUN}(?:\s+\w+){{0,2}}?(?:\s+(?:is|are|be|was|là)\b|\s*[:=])\s*(?:number\s+|số\s+)?{_PLACE}"
+    r"|[(\[*](?:(?-i:[A-H])|\d)[)\]*]"
+    rf"|{_PLACE}[)\]\"'*]*\s+(?:is|are|was|were|be|seems|là)\s+(?:the\s+)?{_JUDGED}\b"
+    rf"|{_PLACE}\s+(?:đúng|sai)\b"
     r"|\b(?:first|second|third|fourth|last)\s+(?:choice|option|answer)\b",
     re.IGNORECASE,
 )

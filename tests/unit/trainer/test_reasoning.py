@@ -36,11 +36,15 @@ def test_words_are_those_of_the_votes_for_the_answer_in_the_accepted_round() -> 
 @pytest.mark.parametrize(
     "text",
     ["So option B holds.", "Choice 2 is right.", "The answer (C) fits.", "Đáp án A đúng.", "Phương án số 3 đúng.",
-     "The first choice is right.", "It ends <|im_end|> here.", "<think>so</think>"],
+     "The first choice is right.", "It ends <|im_end|> here.", "<think>so</think>", "Thus the correct answer is B.",
+     "The answer is 2.", "So B is correct.", "2 is the right one", "A and C are wrong.", "Answer: C", "This is (3).",
+     "The answer must be **D**.", "Đáp án đúng là B.", "Vì vậy B là đáp án đúng.", "Câu trả lời là số 2."],
 )  # fmt: skip
 def test_words_that_name_a_choice_by_its_place_or_spell_a_token_are_left_out(text: str) -> None:
     assert usable(verdict(vote(0, text)), 0) == ()
-    assert usable(verdict(vote(0, "Two cars wait; a third turns. The answer is plain.")), 0) != ()
+    for plain in ("Two cars wait; a third turns. The answer is plain.", "The answer a driver would give.",
+                  "Lane A is closed.", "Xe ở làn B đi thẳng.", "The sign says 50."):  # fmt: skip
+        assert usable(verdict(vote(0, plain)), 0) != (), plain
 
 
 def test_words_are_cut_at_a_sentences_end() -> None:
