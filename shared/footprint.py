@@ -10,17 +10,15 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple, get_args
 
-from shared import activations, geometry
+from shared import activations, geometry, modules
 from shared.activations import Batch
-from shared.contracts import LoraRecipe, ModuleName, TrainRecipe
+from shared.contracts import ModuleName, TrainRecipe
 
 VALUE = {"bfloat16": 2, "float32": 4}  #: bytes of a weight or gradient
 FLOAT32, MOMENTS = 4, 8  #: bytes a parameter: DeepSpeed's master weights, AdamW's two moments
 #: Elements of DeepSpeed's buffers and limits, all its own defaults (`deepspeed/runtime/zero/config.py`).
 BUCKET, LIVE, PREFETCH, SUB_GROUP = 500_000_000, 1_000_000_000, 50_000_000, 1_000_000_000
 
-_PROJECTOR = re.compile(r"(^|\.)visual\.(merger|deepstack_merger_list)(\.|$)")
-_VISION = re.compile(r"(^|\.)visual(\.|$)")
 _NO_ADAPTER = re.compile(r"(^|\.)(patch_embed\.proj|pos_embed|embed_tokens|lm_head)$")
 
 
@@ -41,26 +39,11 @@ class Footprint(NamedTuple):
         return self.weights + self.optimiser + max(self.gradients + self.buckets + self.activations, self.step)
 
 
-def part_of(name: str) -> ModuleName:
-    """The part that a tensor or module belongs to, by its name in the checkpoint."""
-    if _PROJECTOR.search(name):
-        return "projector"
-    return "vision" if _VISION.search(name) else "language"
-
-
-class Layer(NamedTuple):
-    """A linear layer that an adapter may go to."""
-
-    name: str
-    part: ModuleName
-    widths: tuple[int, int]  #: out_features, in_features
-
-
 class Model(NamedTuple):
     """What of a config.json decides memory."""
 
     parameters: dict[ModuleName, int]
-    layers: tuple[Layer, ...]
+    layers: dict[str, tuple[int, int]]  #: those that an adapter may go to, by name: out_features, in_features
     sizes: activations.Sizes
 
     @property
@@ -76,13 +59,13 @@ def model(config: Mapping[str, Any]) -> Model:
     """
     shapes = geometry.shapes(config)
     parts: dict[ModuleName, int] = dict.fromkeys(get_args(ModuleName), 0)
-    layers = []
+    layers = {}
     for name, shape in shapes.items():
-        parts[part_of(name)] += prod(shape)
+        parts[modules.part_of(name)] += prod(shape)
         layer, _, kind = name.rpartition(".")
         if kind == "weight" and len(shape) == 2 and not _NO_ADAPTER.search(layer):
-            layers.append(Layer(layer, part_of(layer), (shape[0], shape[1])))
-    return Model(parts, tuple(layers), activations.sizes(config))
+            layers[layer] = (shape[0], shape[1])
+    return Model(parts, layers, activations.sizes(config))
 
 
 class Counts(NamedTuple):
@@ -93,21 +76,25 @@ class Counts(NamedTuple):
 
 
 def counts(of: Model, recipe: TrainRecipe) -> Counts:
-    """How many parameters a training has in memory, and how many of them it moves."""
-    lora = recipe.lora
-    if lora is None:
+    """How many parameters a training has in memory, and how many of them it moves.
+
+    Raises:
+        InputError: LoRA's targets mean no layer.
+    """
+    if recipe.lora is None:
         return Counts(of.total, sum(size for part, size in of.parameters.items() if recipe.trains(part)))
-    adapted = (layer for layer in of.layers if recipe.trains(layer.part) and _wanted(layer.name, lora))
-    adapters = lora.rank * sum(sum(layer.widths) for layer in adapted)
+    adapters = recipe.lora.rank * sum(sum(of.layers[name]) for name in modules.adapted(of.layers, recipe))
     return Counts(of.total + adapters, adapters)
 
 
-def _wanted(layer: str, lora: LoraRecipe) -> bool:
-    if lora.targets is None:
-        return True
-    if isinstance(lora.targets, str):
-        return re.fullmatch(lora.targets, layer) is not None
-    return any(layer == end or layer.endswith(f".{end}") for end in lora.targets)
+def checkpoint_bytes(count: Counts, value: int, adapters_only: bool) -> int:
+    """About what a checkpoint of all ranks takes: weights, and of those that move master weights and moments.
+
+    Args:
+        value: bytes of a weight.
+        adapters_only: the frozen base of a LoRA is left out.
+    """
+    return value * (count.trained if adapters_only else count.total) + (FLOAT32 + MOMENTS) * count.trained
 
 
 def footprint(of: Model, recipe: TrainRecipe, devices: int, batch: Batch, cuda: bool = True) -> Footprint:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from shared.errors import UsageError
+
 GPU_MICRO_BATCH = 2  #: rows at once on one GPU, where ROADQA_TRAINER_MICRO_BATCH does not say: the reference recipe's
 
 
@@ -13,11 +15,23 @@ class Spread(NamedTuple):
     accumulation: int
 
 
-def spread(global_batch: int, processes: int, micro_batch: int) -> Spread:
-    """At most `processes` and at most `micro_batch` rows at once, both divisors of what they divide."""
-    used = _largest_divisor(global_batch, processes)
+def spread(global_batch: int, processes: int, micro_batch: int, nodes: int = 1) -> Spread:
+    """At most `processes` on each node and at most `micro_batch` rows at once, both divisors of what they divide.
+
+    Raises:
+        UsageError: the batch cannot be dealt to so many nodes.
+    """
+    if global_batch % nodes:
+        raise UsageError(f"global_batch {global_batch} cannot be dealt to {nodes} nodes; make it a multiple of {nodes}")
+    used = nodes * _largest_divisor(global_batch // nodes, processes)
     micro = _largest_divisor(global_batch // used, micro_batch)
     return Spread(used, micro, global_batch // used // micro)
+
+
+def halved(global_batch: int, before: Spread) -> Spread:
+    """At most half as many rows at once, on the same processes."""
+    micro = _largest_divisor(global_batch // before.processes, before.micro_batch // 2)
+    return Spread(before.processes, micro, global_batch // before.processes // micro)
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -11,7 +11,7 @@ from shared import geometry, published, schemes
 from shared.budget import TEMPORAL_PATCH
 from shared.contracts import STAGES, QuantizeRecipe, TrainRecipe
 from shared.errors import InputError, UsageError
-from shared.footprint import FLOAT32, MOMENTS, VALUE, Footprint, Model, counts, model
+from shared.footprint import FLOAT32, VALUE, Footprint, Model, checkpoint_bytes, counts, model
 from shared.pipeline import Node, Pipeline
 from shared.schema import Frozen
 from shared.settings import settings
@@ -198,7 +198,7 @@ class _Forecaster:
             remedies=() if done or fit in (None, "fits") else tuple(remedies(of, setting, load, devices)),
             rows=count,
             hours=_hours(found, count, recipe.epochs),
-            checkpoint_bytes=VALUE[recipe.precision] * counted.total + (FLOAT32 + MOMENTS) * counted.trained,
+            checkpoint_bytes=checkpoint_bytes(counted, VALUE[recipe.precision], recipe.lora is not None),
             result_bytes=BFLOAT16 * of.total,
             done=done,
         )

@@ -10,6 +10,7 @@ from shared import footprint, published
 from shared.activations import Batch
 from shared.contracts import LoraRecipe, Module, TrainRecipe
 from shared.errors import InputError
+from shared.modules import part_of
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "services" / "sandbox" / "base"
@@ -36,7 +37,7 @@ def test_a_models_parts_are_those_of_its_checkpoint() -> None:
     for name, entry in header.items():
         if name != "__metadata__":
             start, end = entry["data_offsets"]
-            held[footprint.part_of(name)] += (end - start) // 2
+            held[part_of(name)] += (end - start) // 2
     assert footprint.model(TINY).parameters == held
 
 

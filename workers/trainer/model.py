@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from shared.contracts import LoraRecipe, TrainRecipe
+from shared.contracts import TrainRecipe
 from shared.errors import RoadQAError
 from workers.trainer import modules
 
@@ -38,18 +38,20 @@ def prepare(model: PreTrainedModel, recipe: TrainRecipe, cuda: bool) -> PreTrain
         return model
     from peft import get_peft_model
 
-    return get_peft_model(model, lora_config(model, recipe.lora, recipe))
+    return get_peft_model(model, lora_config(model, recipe))
 
 
-def lora_config(model: PreTrainedModel, lora: LoraRecipe, recipe: TrainRecipe) -> LoraConfig:
+def lora_config(model: PreTrainedModel, recipe: TrainRecipe) -> LoraConfig:
     """Adapters on the linear layers that the recipe means, and on nothing else."""
     from peft import LoraConfig
 
+    lora = recipe.lora
+    assert lora is not None
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=modules.adapted_layers(model, lora, recipe),
+        target_modules=modules.adapted_layers(model, recipe),
         task_type="CAUSAL_LM",
     )
 
@@ -92,9 +94,8 @@ def merged(base: Path, recipe: TrainRecipe, trained: PeftModel, state: dict[str,
     """A fresh base on the CPU with the adapter's weights from `state` merged in, so it fits any ZeRO stage."""
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    assert recipe.lora is not None
     fresh = load(base, torch.float32)
-    adapted = get_peft_model(fresh, lora_config(fresh, recipe.lora, recipe))
+    adapted = get_peft_model(fresh, lora_config(fresh, recipe))
     adapter = get_peft_model_state_dict(trained, state_dict=state)
     result = set_peft_model_state_dict(adapted, adapter)
     if result.unexpected_keys:

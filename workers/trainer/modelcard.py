@@ -89,7 +89,10 @@ def _figures(card: Mapping[str, Any]) -> Iterator[str]:
     if training.get("stopped_early"):
         yield "- stopped early: the validations after the best one were no better"
     yield ""
-    yield "The validation rows chose the weights, so their accuracy is no score; `roadqa report` has one."
+    if way.best is None:
+        yield "A low loss is no score; `roadqa report` has one."
+    else:
+        yield "The validation rows chose the weights, so their accuracy is no score; `roadqa report` has one."
     if curves.svg(way, "") is not None:
         yield ""
         yield f"![loss and validation accuracy]({PICTURE})"

@@ -1,33 +1,20 @@
-"""The parts of a model that a recipe names: which parameters are whose, what moves, how fast, and where adapters go.
-
-Names are transformers' own, with or without PEFT's prefix: `model.visual.merger.norm.weight` and
-`base_model.model.model.visual.merger.norm.weight` are the same module's.
-"""
+"""A recipe's modules in torch: what moves, how fast, and where adapters go."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from shared.contracts import LoraRecipe, ModuleName, TrainRecipe
-from shared.errors import InputError
+from shared.contracts import TrainRecipe
+from shared.modules import adapted, part_of
 
 if TYPE_CHECKING:
     import torch
 
-_PROJECTOR = re.compile(r"(^|\.)visual\.(merger|deepstack_merger_list)(\.|$)")
-_VISION = re.compile(r"(^|\.)visual(\.|$)")
 _PATCH_EMBEDDING = re.compile(r"(^|\.)visual\.patch_embed(\.|$)")  # a convolution; an adapter there saves nothing
-
-
-def part_of(name: str) -> ModuleName:
-    """The part that a parameter or module belongs to."""
-    if _PROJECTOR.search(name):
-        return "projector"
-    return "vision" if _VISION.search(name) else "language"
 
 
 def freeze(model: nn.Module, recipe: TrainRecipe) -> None:
@@ -37,8 +24,8 @@ def freeze(model: nn.Module, recipe: TrainRecipe) -> None:
             parameter.requires_grad_(False)
 
 
-def adapted_layers(model: nn.Module, lora: LoraRecipe, recipe: TrainRecipe) -> list[str]:
-    """Names of the linear layers that get an adapter: of the trained parts, those that `targets` says.
+def adapted_layers(model: nn.Module, recipe: TrainRecipe) -> list[str]:
+    """Names of the linear layers that get an adapter.
 
     Raises:
         InputError: no layer is meant.
@@ -48,19 +35,7 @@ def adapted_layers(model: nn.Module, lora: LoraRecipe, recipe: TrainRecipe) -> l
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and not _PATCH_EMBEDDING.search(name) and not name.endswith("lm_head")
     ]
-    found = [name for name in linear if recipe.trains(part_of(name)) and _wanted(name, lora.targets)]
-    if not found:
-        ends = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-        raise InputError(f"lora.targets: {lora.targets!r} is no linear layer of the trained modules; there are: {ends}")
-    return found
-
-
-def _wanted(name: str, targets: str | Sequence[str] | None) -> bool:
-    if targets is None:
-        return True
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(name == end or name.endswith(f".{end}") for end in targets)
+    return adapted(linear, recipe)
 
 
 def parameter_groups(

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from shared.errors import RoadQAError
+from shared.footprint import Counts
+from shared.footprint import checkpoint_bytes as bytes_of
 
 FILE = "tensors.json"
-_MASTER, _MOMENTS = 4, 8  # bytes a trained parameter: float32 weights, Adam's two moments
 
 
 def _of(model: torch.nn.Module) -> list[list[Any]]:
@@ -45,9 +46,8 @@ def same(folder: Path, model: torch.nn.Module) -> None:
 
 
 def checkpoint_bytes(model: torch.nn.Module, dtype: torch.dtype) -> int:
-    """About what a checkpoint of all ranks takes: weights, and of the trained ones master weights and moments."""
+    """About what a checkpoint of all ranks takes, as a plan foretells it."""
     sizes = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad) for p in model.parameters()]
     trained = sum(size for size, wanted in sizes if wanted)
-    adapters_only = hasattr(model, "peft_config")  # then the frozen base is left out
-    weights = trained if adapters_only else sum(size for size, _ in sizes)
-    return weights * dtype.itemsize + trained * (_MASTER + _MOMENTS)
+    count = Counts(sum(size for size, _ in sizes), trained)
+    return bytes_of(count, dtype.itemsize, adapters_only=hasattr(model, "peft_config"))

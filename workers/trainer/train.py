@@ -11,6 +11,7 @@ from shared import child
 from shared.context import Context
 from shared.contracts import TrainRecipe
 from shared.settings import settings
+from shared.spread import GPU_MICRO_BATCH, Spread, halved, spread
 from workers.trainer import (
     attempt,
     best,
@@ -22,7 +23,6 @@ from workers.trainer import (
     trackers,
     troubles,
     validation,
-    zero,
 )
 from workers.trainer.checkpoints import Cut
 from workers.trainer.nodes import Nodes
@@ -33,7 +33,6 @@ from workers.trainer.troubles import MemoryShortError
 log = logging.getLogger(__name__)
 
 _CPU_PROCESSES = 2
-_GPU_MICRO_BATCH = 2  # rows at once on one GPU: the reference recipe's
 _GPU_LOADERS = 4  # DataLoader processes for each GPU; without a GPU they would take the ranks' cores
 
 
@@ -55,17 +54,17 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
     seen = card.said(card.visual_tokens(chosen, recipe))
     log.info("visual tokens: %s", seen)
     devices = gpus()
-    spread = _spread(recipe, devices)
+    dealt = _spread(recipe, devices)
     training: dict[str, Any] | None = None
     with trackers.told(ctx, tracking, recipe) as told:
         while training is None:
             try:
-                training = _attempt(inputs, recipe, out, told, chosen, seen, spread, devices)
+                training = _attempt(inputs, recipe, out, told, chosen, seen, dealt, devices)
             except MemoryShortError as error:
-                if not settings().trainer_auto_batch or spread.micro_batch == 1:
-                    raise MemoryShortError(f"{error}; {troubles.advice(recipe, spread.micro_batch)}") from error
-                spread = zero.halved(recipe.global_batch, spread)
-                log.warning("%s; going on with %d rows at once", error, spread.micro_batch)
+                if not settings().trainer_auto_batch or dealt.micro_batch == 1:
+                    raise MemoryShortError(f"{error}; {troubles.advice(recipe, dealt.micro_batch)}") from error
+                dealt = halved(recipe.global_batch, dealt)
+                log.warning("%s; going on with %d rows at once", error, dealt.micro_batch)
     files.copy_companions(base, out)
     training["tensors"] = files.same_tensors(base, out)
     events.write(out / events.FOLDER, training.pop("log"))
@@ -74,7 +73,7 @@ def train(inputs: dict[str, list[Path]], recipe: TrainRecipe, out: Path, ctx: Co
     return {
         **made["data"],
         **{name: fact for name, fact in training.items() if name not in ("losses", "validations")},
-        "processes": spread.processes,
+        "processes": dealt.processes,
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -86,12 +85,12 @@ def _attempt(
     ctx: Context,
     chosen: Plan,
     seen: str,
-    spread: zero.Spread,
+    dealt: Spread,
     devices: int,
 ) -> dict[str, Any]:
     """Train on from the newest checkpoint to the end; returns what the ranks tell of it."""
     there = Nodes.of(settings())
-    cut = Cut(spread.processes, there.count)
+    cut = Cut(dealt.processes, there.count)
     with tempfile.TemporaryDirectory(
         prefix="train-", dir=out.parent
     ) as folder:  # goes with a killed worker's workspace
@@ -108,8 +107,8 @@ def _attempt(
             resume=resume,
             best=best.resume(ctx.scratch, checkpoints.step_of(resume), work),
             steps=steps(chosen.epoch_rows, recipe.epochs, recipe.global_batch),
-            micro_batch=spread.micro_batch,
-            accumulation=spread.accumulation,
+            micro_batch=dealt.micro_batch,
+            accumulation=dealt.accumulation,
             loaders=_GPU_LOADERS if devices else 0,
             cache_bytes=settings().trainer_cache_bytes,
             checkpoint_seconds=settings().trainer_checkpoint_seconds,
@@ -117,7 +116,7 @@ def _attempt(
         )
         told = attempt.Told(clips=len({question.clip for question in chosen.questions}), visual_tokens=seen)
         found = attempt.run(request, cut, environment(cut.processes // cut.nodes, devices), told, ctx, there)
-    return {**found, "micro_batch": spread.micro_batch, "resumed_from_step": checkpoints.step_of(resume)}
+    return {**found, "micro_batch": dealt.micro_batch, "resumed_from_step": checkpoints.step_of(resume)}
 
 
 def gpus() -> int:
@@ -126,10 +125,10 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _spread(recipe: TrainRecipe, devices: int) -> zero.Spread:
+def _spread(recipe: TrainRecipe, devices: int) -> Spread:
     processes = settings().trainer_processes or devices or _CPU_PROCESSES
-    micro_batch = settings().trainer_micro_batch or (_GPU_MICRO_BATCH if devices else recipe.global_batch)
-    return zero.spread(recipe.global_batch, processes, micro_batch, settings().trainer_nodes)
+    micro_batch = settings().trainer_micro_batch or (GPU_MICRO_BATCH if devices else recipe.global_batch)
+    return spread(recipe.global_batch, processes, micro_batch, settings().trainer_nodes)
 
 
 def environment(processes: int, devices: int) -> dict[str, str]:

@@ -1,42 +1,10 @@
-"""DeepSpeed's configuration, and how a global batch is spread over processes."""
+"""DeepSpeed's configuration."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from shared.contracts import TrainRecipe, Zero
-from shared.errors import UsageError
 
 MAX_GRAD_NORM = 1.0
-
-
-class Spread(NamedTuple):
-    """processes · micro_batch · accumulation = global_batch."""
-
-    processes: int
-    micro_batch: int
-    accumulation: int
-
-
-def spread(global_batch: int, processes: int, micro_batch: int, nodes: int = 1) -> Spread:
-    """At most `processes` on each node and at most `micro_batch` rows at once, both divisors of what they divide.
-
-    Raises:
-        UsageError: the batch cannot be dealt to so many nodes.
-    """
-    if global_batch % nodes:
-        raise UsageError(f"global_batch {global_batch} cannot be dealt to {nodes} nodes; make it a multiple of {nodes}")
-    used = nodes * _largest_divisor(global_batch // nodes, processes)
-    micro = _largest_divisor(global_batch // used, micro_batch)
-    return Spread(used, micro, global_batch // used // micro)
-
-
-def halved(global_batch: int, before: Spread) -> Spread:
-    """At most half as many rows at once, on the same processes."""
-    micro = _largest_divisor(global_batch // before.processes, before.micro_batch // 2)
-    return Spread(before.processes, micro, global_batch // before.processes // micro)
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
 
 
 def stage(zero: Zero) -> int:

@@ -66,9 +66,11 @@ def test_a_readme_says_base_data_recipe_and_figures(labelled: Path, validating: 
 
 
 def test_a_base_without_a_name_is_said_to_have_none(labelled: Path, tmp_path: Path) -> None:
-    card.write(tmp_path, card.build({}, RECIPE, plan([labelled]), TRAINING | {"losses": [1.0]}))
+    unjudged = {name: fact for name, fact in TRAINING.items() if name not in ("validations", "best_step")}
+    card.write(tmp_path, card.build({}, RECIPE, plan([labelled]), unjudged | {"losses": [1.0]}))
     readme = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "base_model" not in readme
+    assert "validation rows" not in readme
     assert "curves.svg" not in readme
     assert not (tmp_path / "curves.svg").exists()
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from shared.contracts import LoraRecipe, Module, ModuleName
 from shared.errors import InputError
+from shared.modules import part_of
 from tests.unit.trainer.conftest import RECIPE
 from workers.trainer import model, modules
 
@@ -23,8 +24,8 @@ def loaded(base: Path) -> PreTrainedModel:
 def test_every_parameter_belongs_to_one_part(loaded: PreTrainedModel) -> None:
     parts: dict[str, set[str]] = {}
     for name, _ in loaded.named_parameters():
-        parts.setdefault(modules.part_of(name), set()).add(re.sub(r"\.\d+\..*", "", name))
-        assert modules.part_of(f"base_model.model.{name}") == modules.part_of(name)
+        parts.setdefault(part_of(name), set()).add(re.sub(r"\.\d+\..*", "", name))
+        assert part_of(f"base_model.model.{name}") == part_of(name)
     assert parts["projector"] == {
         "model.visual.deepstack_merger_list", "model.visual.merger.norm.weight", "model.visual.merger.norm.bias",
         "model.visual.merger.linear_fc1.weight", "model.visual.merger.linear_fc1.bias",
@@ -50,7 +51,7 @@ def test_adapters_go_where_targets_say_within_what_is_trained(
     adapted = model.prepare(loaded, recipe, cuda=False)
     moving = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name for name in moving)
-    assert {modules.part_of(name) for name in moving} == expected
+    assert {part_of(name) for name in moving} == expected
     assert not any("patch_embed" in name or "lm_head" in name for name in moving)
     if isinstance(targets, tuple):
         assert {name.split(".lora_")[0].rpartition(".")[2] for name in moving} == set(targets)
@@ -58,7 +59,10 @@ def test_adapters_go_where_targets_say_within_what_is_trained(
 
 def test_targets_that_mean_nothing_are_refused_with_what_there_is(loaded: PreTrainedModel) -> None:
     recipe = RECIPE.model_copy(update={"lora": LoraRecipe(targets=("qkv",)), "modules": FROZEN_TOWER})
-    with pytest.raises(InputError, match=r"lora.targets: \('qkv',\) is no linear layer .*; there are: .*down_proj"):
+    with pytest.raises(InputError, match=r"lora.targets: \('qkv',\) is no linear layer .*; they end in: .*down_proj"):
+        model.prepare(loaded, recipe, cuda=False)
+    recipe = RECIPE.model_copy(update={"lora": LoraRecipe(targets="q_proj")})  # PEFT would match a whole name too
+    with pytest.raises(InputError, match=r"a string is a regular expression .* a list: \[q_proj\]"):
         model.prepare(loaded, recipe, cuda=False)
 
 
@@ -74,5 +78,5 @@ def test_groups_have_the_rate_of_their_part_and_norms_and_biases_do_not_decay(lo
     }  # fmt: skip
     found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     for name, parameter in named:
-        rate = {"projector": 5e-4, "language": 1e-3}.get(modules.part_of(name))
+        rate = {"projector": 5e-4, "language": 1e-3}.get(part_of(name))
         assert found.get(id(parameter)) == (None if rate is None else (rate, 0.1 if name in decayed else 0.0)), name

@@ -13,10 +13,10 @@ import pytest
 from shared.context import LocalContext
 from shared.errors import UsageError
 from shared.settings import Settings
+from shared.spread import halved, spread
 from tests.unit.trainer.conftest import RECIPE, Undisturbed
 from workers.trainer.nodes import Nodes
 from workers.trainer.train import train
-from workers.trainer.zero import halved, spread
 
 ROOT = Path(__file__).parents[3]
 
