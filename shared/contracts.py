@@ -262,7 +262,7 @@ STAGES: dict[str, Stage] = {
         Stage("label", 3, "labeler", LabelRecipe, {"data": Input("rows")}, "rows", "data", asks_teacher=True),
         Stage("augment", 3, "augmenter", AugmentRecipe,
               {"data": Input("rows", clips=False)}, "rows", "data", asks_teacher=True),
-        Stage("train", 5, "trainer", TrainRecipe,
+        Stage("train", 6, "trainer", TrainRecipe,
               {"model": Input("model"), "data": Input("rows"), "validation": Input("rows", required=False)}, "model"),
         Stage("quantize", 5, "quantizer", QuantizeRecipe,
               {"model": Input("model"), "data": Input("rows", required=False)}, "model"),

@@ -11,6 +11,7 @@ from shared.errors import InputError
 
 Shapes = dict[str, tuple[int, ...]]  #: tensor name → shape; a Linear's weight is (out_features, in_features)
 
+MODEL_TYPE = "qwen3_vl"
 LAYERS = "model.language_model.layers"
 #: Modules of one decoder layer that are Linears.
 LINEARS = (
@@ -25,8 +26,8 @@ def check(config: Mapping[str, Any], where: str) -> None:
     Raises:
         InputError: says which it is.
     """
-    if (kind := config.get("model_type")) != "qwen3_vl":
-        raise InputError(f"{where}: model type {kind}; only qwen3_vl is trained, quantised and served here")
+    if (kind := config.get("model_type")) != MODEL_TYPE:
+        raise InputError(f"{where}: model type {kind}; sizes are reckoned for {MODEL_TYPE}, and only that is quantised")
 
 
 def shapes(config: Mapping[str, Any]) -> Shapes:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from services.cli import pace
 from services.cli.estimate import Estimate, estimate
 from services.cli.ground import Ground, Past, past, survey
-from services.cli.memory import GIB, Devices, Setting, Verdict, most_patches, need, remedies, verdict
+from services.cli.memory import CONTEXT, GIB, Devices, Setting, Verdict, most_patches, need, remedies, verdict
 from services.cli.rowcount import Reach, longest, rows_an_epoch
 from shared import geometry, published, schemes
 from shared.budget import TEMPORAL_PATCH
@@ -177,7 +177,7 @@ class _Forecaster:
         if fit == "does not fit" and unknown and (patches := most_patches(of, setting, load, devices)):
             fit = "long clips do not fit"
         count = None if rows is None else rows_an_epoch(rows, recipe)
-        found = pace.training(self._past("train"), of, recipe, dealt, batch.tokens)
+        found = pace.training(self._past("train"), of, recipe, dealt, batch.tokens, devices.cuda)
         done = node.name in self._ground.done
         return Training(
             step=node.name,
@@ -275,7 +275,7 @@ def _misfits(training: tuple[Training, ...], said: str | None) -> list[str]:
     for one in training:
         if one.verdict == "does not fit" and not one.done:
             fits = "; would fit: " + " | ".join(one.remedies) if one.remedies else "; no setting was found that would"
-            lines.append(f"{one.step}: needs {one.memory.peak / GIB:.1f} GiB on each of {said}{fits}")
+            lines.append(f"{one.step}: needs {(one.memory.peak + CONTEXT) / GIB:.1f} GiB on each of {said}{fits}")
     return lines
 
 

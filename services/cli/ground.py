@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from services.cli.collect import read_rows
 from services.cli.data import SANDBOX_FOLDER, SANDBOX_MODEL, dataset_name, find_model
-from shared import published
+from shared import families, geometry, published
 from shared.errors import NotInStoreError
 from shared.pipeline import Made, Pipeline, Plan, make_plan
 from shared.run import NodeState, Result, Runs, made
@@ -69,7 +69,11 @@ def survey(store: Store | None, pipeline: Pipeline, missing: tuple[str, ...] = (
     artifacts, configs = {}, {}
     for name, source in pipeline.models.items():
         artifacts[name] = (find_model(store, source) if store else None) or ABSENT
-        if config := _config(store, source, artifacts[name]):
+        config = _config(store, source, artifacts[name])
+        if config and config.get("model_type") in families.TRAINABLE.keys() - {geometry.MODEL_TYPE}:
+            lacks.append(f"models.{name}: the memory of a {config['model_type']} is not reckoned; try a short run")
+            config = None
+        if config:
             configs[name] = config
         if not artifacts[name] and source != SANDBOX_MODEL:
             sizes = "; its published sizes are used" if config else ""
@@ -109,13 +113,15 @@ def past(store: Store, stage: str) -> Iterator[Past]:
             continue
         plan = runs.plan(run)
         for state in runs.state(run, plan).nodes:
-            if state.node.stage == stage and state.complete and state.node.recipe_hash not in seen:
-                seen.add(state.node.recipe_hash)
-                yield from _pasts(store, run, state)
+            if state.node.stage == stage and state.complete:
+                yield from _pasts(store, run, state, seen)
 
 
-def _pasts(store: Store, run: str, state: NodeState) -> Iterator[Past]:
+def _pasts(store: Store, run: str, state: NodeState, seen: set[str]) -> Iterator[Past]:
     for task in state.tasks or ():
+        if task.key in seen:  # another run's, memoised
+            continue
+        seen.add(task.key)
         (base,) = task.inputs["model"]
         try:
             config = _read(store.read_file(base, "config.json"))

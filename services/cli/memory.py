@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 from shared.activations import Batch
+from shared.budget import VideoBudget
 from shared.contracts import LoraRecipe, TrainRecipe, Zero
 from shared.errors import UsageError
 from shared.footprint import Footprint, Model, footprint
@@ -66,10 +67,13 @@ class Load(NamedTuple):
     per_patch: int  #: visual tokens in each, uncapped by `tokens_per_patch`
     words: int  #: tokens that are no visual ones
 
+    def visual(self, video: VideoBudget) -> int:
+        """Visual tokens of a temporal patch."""
+        return min(self.per_patch, video.tokens_per_patch, max(1, video.tokens_per_clip // self.patches))
+
     def batch(self, setting: Setting, devices: Devices) -> Batch:
         """The longest micro-batch there can be."""
-        video = setting.recipe.video
-        each = min(self.per_patch, video.tokens_per_patch, max(1, video.tokens_per_clip // self.patches))
+        each = self.visual(setting.recipe.video)
         rows = spread(setting.recipe.global_batch, devices.number, setting.micro_batch).micro_batch
         return Batch(rows, self.patches * each + self.words, self.patches * each)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from services.cli.ground import Past
-from shared import published
+from shared import geometry, published
 from shared.contracts import QuantizeRecipe, TrainRecipe
 from shared.footprint import Model, model
 from shared.spread import Spread
@@ -35,17 +35,25 @@ class Pace(NamedTuple):
     source: str
 
 
-def training(done: Iterable[Past], of: Model, recipe: TrainRecipe, dealt: Spread, row_tokens: int) -> Pace | None:
-    """The newest finished training of the same sizes, recipe and processes; else the benchmark's; else None."""
-    own = [_own(one) for one in done if _alike(one, of, recipe, dealt)]
-    found = [pace for pace in own if pace is not None] or list(_benchmark(of, recipe, dealt, row_tokens))
+def training(
+    done: Iterable[Past], of: Model, recipe: TrainRecipe, dealt: Spread, row_tokens: int, cuda: bool
+) -> Pace | None:
+    """The newest finished training of the same sizes, recipe, processes and kind of device; else the benchmark's."""
+    alike = (one for one in done if ("gpu" in one.result.facts) == cuda and _alike(one, of, recipe, dealt))
+    found = [pace for pace in map(_own, alike) if pace is not None]
+    if not found and cuda:
+        found = list(_benchmark(of, recipe, dealt, row_tokens))
     return found[-1] if found else None
 
 
 def _alike(one: Past, of: Model, recipe: TrainRecipe, dealt: Spread) -> bool:
     theirs = TrainRecipe.model_validate(one.recipe)
     same = all(getattr(theirs, field) == getattr(recipe, field) for field in _DECIDE)
-    return same and one.result.facts.get("processes") == dealt.processes and model(one.config) == of
+    return same and one.result.facts.get("processes") == dealt.processes and _sized(one, of)
+
+
+def _sized(one: Past, of: Model) -> bool:
+    return one.config.get("model_type") == geometry.MODEL_TYPE and model(one.config) == of
 
 
 def _own(one: Past) -> Pace | None:
@@ -84,5 +92,5 @@ def _rank(recipe: TrainRecipe) -> dict[str, Any] | None:
 
 def quantising(done: Iterable[Past], of: Model, recipe: QuantizeRecipe) -> tuple[float | None, str | None]:
     """Seconds of the newest finished quantisation of the same sizes by the same recipe, and where it was."""
-    found = [one for one in done if QuantizeRecipe.model_validate(one.recipe) == recipe and model(one.config) == of]
+    found = [one for one in done if QuantizeRecipe.model_validate(one.recipe) == recipe and _sized(one, of)]
     return (found[-1].result.seconds, f"{found[-1].node} of run {found[-1].run}") if found else (None, None)

@@ -93,7 +93,7 @@ def longest(rows: Rows | None, recipe: TrainRecipe) -> Load:
         return Load(patches, _UNCAPPED["tokens_per_patch"], words + WORDS + PATCH * patches)
     words += max(len(render(question)) for question in rows.questions) // CHARS_PER_TOKEN
     each = (load(clip, recipe.video) for clip in rows.clips.values())
-    found = max(each, key=lambda one: one.patches * min(one.per_patch, recipe.video.tokens_per_patch))
+    found = max(each, key=lambda one: one.patches * (one.visual(recipe.video) + PATCH))
     return found._replace(words=words + PATCH * found.patches)
 
 

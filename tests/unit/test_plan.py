@@ -185,6 +185,11 @@ def test_the_longest_row_is_that_of_the_longest_clip() -> None:
     data = Found(("a",), (question(0, 0),), {"0" * 64: clip(8), "1" * 64: clip(20, "1" * 64)})
     rows = Reach({"d": data}, {"t": {"stage": "train", "data": "d"}}).of("t")
     assert longest(rows, TrainRecipe(video=budget)).batch(SETTING, Devices(8, None)).visual == 20 * 768
+    small = clip(300, "1" * 64).model_copy(update={"width": 320, "height": 192})  # 300 patches of 60: 18,000
+    data = Found(("a",), (question(0, 0),), {"0" * 64: clip(40), "1" * 64: small})  # 40 of 768, cut to 8,192 a clip
+    rows = Reach({"d": data}, {"t": {"stage": "train", "data": "d"}}).of("t")
+    found = longest(rows, TrainRecipe(video=budget.model_copy(update={"tokens_per_clip": 8192})))
+    assert found.patches == 300  # as many visual tokens at most, and more words between them
     assert longest(None, SETTING.recipe).batch(SETTING, Devices(8, None)).visual == 24576
 
 
@@ -199,24 +204,48 @@ def past(recipe: TrainRecipe, **facts: Any) -> Past:
 def test_ones_own_training_tells_the_pace_of_its_like_alone() -> None:
     done = past(SETTING.recipe, processes=8, gpu="H100", pace={"samples_per_second": 3.5})
     dealt = Spread(8, 2, 1)
-    found = pace.training([done], EIGHT_B, SETTING.recipe, dealt, 25000)
+    found = pace.training([done], EIGHT_B, SETTING.recipe, dealt, 25000, cuda=True)
     assert found == (3.5, "t of run run-1, on 8 × H100")
     other_cap = SETTING.recipe.model_copy(update={"video": VideoBudget(tokens_per_patch=256)})
-    assert pace.training([done], EIGHT_B, other_cap, dealt, 25000) is None
-    assert pace.training([done], EIGHT_B, SETTING.recipe, Spread(4, 2, 2), 25000) is None
-    assert pace.training([done], footprint.model(published.SIZES["4B"]), SETTING.recipe, dealt, 25000) is None
+    assert pace.training([done], EIGHT_B, other_cap, dealt, 25000, cuda=True) is None
+    assert pace.training([done], EIGHT_B, SETTING.recipe, Spread(4, 2, 2), 25000, cuda=True) is None
+    assert (
+        pace.training([done], footprint.model(published.SIZES["4B"]), SETTING.recipe, dealt, 25000, cuda=True) is None
+    )
+
+
+def test_a_cpus_pace_is_no_gpus_and_the_other_way_round() -> None:
+    done = past(SETTING.recipe, processes=2, pace={"samples_per_second": 0.1})
+    dealt = Spread(2, 2, 4)
+    assert pace.training([done], EIGHT_B, SETTING.recipe, dealt, 25000, cuda=True) is None
+    assert pace.training([done], EIGHT_B, SETTING.recipe, dealt, 25000, cuda=False) is not None
+    lora = SETTING.recipe.model_copy(update={"lora": LoraRecipe()})
+    assert pace.training([], EIGHT_B, lora, Spread(1, 2, 8), 6300, cuda=False) is None
+
+
+def test_a_past_training_of_another_architecture_tells_nothing() -> None:
+    done = past(SETTING.recipe, processes=8, gpu="H100", pace={"samples_per_second": 3.5})
+    done = done._replace(config={"model_type": "qwen3_vl_moe"})
+    assert pace.training([done], EIGHT_B, SETTING.recipe, Spread(8, 2, 1), 25000, cuda=True) is None
+
+
+def test_a_mixture_of_experts_is_planned_without_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "find", lambda _: {"model_type": "qwen3_vl_moe"})
+    found = plan(runs.read_pipeline(None, "seed"), "8x80GB")
+    assert found.training == ()
+    assert any("the memory of a qwen3_vl_moe is not reckoned" in line for line in found.missing)
 
 
 def test_the_benchmark_tells_the_pace_of_rows_like_its_own() -> None:
     lora = SETTING.recipe.model_copy(update={"lora": LoraRecipe()})
     alone = Spread(1, 2, 8)
-    found = pace.training([], EIGHT_B, lora, alone, 6300)
+    found = pace.training([], EIGHT_B, lora, alone, 6300, cuda=True)
     assert found is not None
     assert found.samples_per_second == pytest.approx(0.61, abs=0.01)
     assert "H200" in found.source
-    assert pace.training([], EIGHT_B, lora, alone, 25000) is None
-    assert pace.training([], EIGHT_B, lora, Spread(8, 2, 1), 6300) is None
-    assert pace.training([], EIGHT_B, SETTING.recipe, alone, 6300) is None
+    assert pace.training([], EIGHT_B, lora, alone, 25000, cuda=True) is None
+    assert pace.training([], EIGHT_B, lora, Spread(8, 2, 1), 6300, cuda=True) is None
+    assert pace.training([], EIGHT_B, SETTING.recipe, alone, 6300, cuda=True) is None
 
 
 def test_a_quantisation_that_was_never_done_has_no_time() -> None:

@@ -68,7 +68,7 @@ class Keeper:
     def _keep(self, waiting: Waiting | Best) -> None:
         try:
             if isinstance(waiting, Best):
-                best.keep(self._scratch, waiting.folder, waiting.step)
+                best.keep(self._scratch, waiting.folder, waiting.step, self._cut)
             else:
                 self._keep_checkpoint(waiting)
         except Exception as error:  # noqa: BLE001 - told by `failure` where it matters; a thread's own would be lost
@@ -88,7 +88,7 @@ class Keeper:
             self._uploading_since = None
         self.rate = self.size / max(time.monotonic() - began, 1e-6)
         self.kept = waiting.step
-        best.drop_spare(self._scratch, checkpoints.kept_steps(self._scratch, self._cut))
+        best.drop_spare(self._scratch, self._cut, checkpoints.kept_steps(self._scratch, self._cut))
         log.info("checkpoint of step %d kept: %s", waiting.step, self.cost())
 
     def seconds(self) -> float | None:

@@ -273,7 +273,7 @@ def _save_result(trainer: InOrder, request: RankRequest) -> None:
     if state is None:
         return
     if top := validation.best(validation.points(trainer.state.log_history)):
-        state = scoring.with_best(state, request.work, request.best, top)
+        state = scoring.with_best(state, request.work, top)
     trained = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     unset_hf_deepspeed_config()  # a model made from here on is whole, whatever the ZeRO stage
     if request.recipe.lora is not None:

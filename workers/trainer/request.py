@@ -20,7 +20,6 @@ class RankRequest(Frozen):
     work: Path  #: checkpoints, skipped clips, what the verb wants
     cache: Path  #: decoded clips
     resume: Path | None  #: a Trainer checkpoint folder
-    best: Path | None = None  #: the best weights that go with it
     steps: int
     micro_batch: int
     accumulation: int

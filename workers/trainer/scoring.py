@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from shared.contracts import TrainRecipe
+from shared.errors import RoadQAError
 from shared.vlm.encode import IGNORED, Encoder
 from workers.trainer import best, validation
 from workers.trainer.cache import ClipCache
@@ -122,7 +123,7 @@ class Validation(TrainerCallback):
         state = self.trainer.gathered()
         if state is None:
             return
-        folder = self._work / best.name(point.step)
+        folder = best.local(self._work, point.step)
         folder.mkdir(exist_ok=True)
         moved = {name for name, parameter in self.trainer.model.named_parameters() if parameter.requires_grad}
         save_file({name: state[name].contiguous() for name in sorted(moved)}, folder / best.WEIGHTS)
@@ -140,9 +141,13 @@ def judge(request: RankRequest, channel: Channel) -> list[Validation]:
     return [Validation(rows, recipe, Encoder(request.model), cache.get, training.epoch_rows, request.work, channel)]
 
 
-def with_best(state: dict[str, torch.Tensor], work: Path, resumed: Path | None, top: Point) -> dict[str, torch.Tensor]:
-    """The gathered weights, what has moved as it stood at the best validation."""
-    own = work / best.name(top.step) / best.WEIGHTS
-    path = own if own.is_file() else resumed
-    assert path is not None, "the best weights are neither on disk nor in scratch"
+def with_best(state: dict[str, torch.Tensor], work: Path, top: Point) -> dict[str, torch.Tensor]:
+    """The gathered weights, what has moved as it stood at the best validation.
+
+    Raises:
+        RoadQAError: that is gone; other weights would not be what the card says.
+    """
+    path = best.local(work, top.step) / best.WEIGHTS
+    if not path.is_file():
+        raise RoadQAError(f"the best weights, of step {top.step}, are gone from scratch: train anew by `replicate: 1`")
     return state | load_file(path)

@@ -96,6 +96,7 @@ def _attempt(
     ) as folder:  # goes with a killed worker's workspace
         work = Path(folder)
         resume = checkpoints.newest(ctx.scratch, cut, work / "checkpoints")
+        best.resume(ctx.scratch, cut, checkpoints.step_of(resume), work)
         request = RankRequest(
             model=inputs["model"][0],
             data=tuple(inputs["data"]),
@@ -105,7 +106,6 @@ def _attempt(
             work=work,
             cache=settings().cache_dir.absolute() / "frames",
             resume=resume,
-            best=best.resume(ctx.scratch, checkpoints.step_of(resume), work),
             steps=steps(chosen.epoch_rows, recipe.epochs, recipe.global_batch),
             micro_batch=dealt.micro_batch,
             accumulation=dealt.accumulation,

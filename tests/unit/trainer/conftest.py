@@ -84,7 +84,9 @@ class Undisturbed(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(base: Path, labelled: Path, validating: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+def undisturbed(
+    base: Path, labelled: Path, validating: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbed:
     from workers.trainer.train import train  # no torch for who needs no training
 
     folder = tmp_path_factory.mktemp("undisturbed")

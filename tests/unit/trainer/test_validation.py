@@ -6,12 +6,15 @@ import pytest
 
 from shared.context import FolderScratch
 from shared.contracts import EarlyStop
-from shared.errors import InputError
+from shared.errors import InputError, RoadQAError
 from shared.schema import Origin
 from tests.unit.trainer.conftest import write_part
-from workers.trainer import best, validation
+from workers.trainer import best, scoring, validation
+from workers.trainer.checkpoints import Cut
 from workers.trainer.plan import plan
 from workers.trainer.validation import Point
+
+CUT = Cut(2)
 
 
 @pytest.mark.parametrize(
@@ -63,27 +66,36 @@ def test_rows_on_recordings_that_are_trained_on_are_refused_by_name(
 
 def put(scratch: FolderScratch, folder: Path, *steps: int) -> None:
     for step in steps:
-        weights = folder / best.name(step)
+        weights = best.local(folder, step)
         weights.mkdir()
         (weights / best.WEIGHTS).write_text(str(step))
-        best.keep(scratch, weights, step)
+        best.keep(scratch, weights, step, CUT)
 
 
 def test_weights_stand_while_a_kept_checkpoint_would_go_on_with_them(tmp_path: Path) -> None:
     scratch = FolderScratch(tmp_path / "scratch")
     put(scratch, tmp_path, 2, 4, 6, 9)
-    best.drop_spare(scratch, [5, 8])
-    assert best.steps(scratch) == [4, 6, 9]
-    best.drop_spare(scratch, [8, 10])
-    assert best.steps(scratch) == [6, 9]
+    best.drop_spare(scratch, CUT, [5, 8])
+    assert best.steps(scratch, CUT) == [4, 6, 9]
+    best.drop_spare(scratch, CUT, [8, 10])
+    assert best.steps(scratch, CUT) == [6, 9]
 
 
 def test_an_attempt_goes_on_with_the_weights_of_its_checkpoint(tmp_path: Path) -> None:
     scratch = FolderScratch(tmp_path / "scratch")
     put(scratch, tmp_path, 4, 6)
-    found = best.resume(scratch, 5, tmp_path / "back")
-    assert found is not None
-    assert found.read_text() == "4"
-    assert best.steps(scratch) == [4]  # what step 6 found is found anew
-    assert best.resume(scratch, 0, tmp_path / "afresh") is None
-    assert best.steps(scratch) == []
+    best.keep(scratch, best.local(tmp_path, 6), 6, Cut(4))
+    best.resume(scratch, CUT, 5, tmp_path / "back")
+    assert (best.local(tmp_path / "back", 4) / best.WEIGHTS).read_text() == "4"
+    assert best.steps(scratch, CUT) == [4]  # what step 6 found is found anew
+    best.resume(scratch, CUT, 0, tmp_path / "afresh")
+    assert not (tmp_path / "afresh").exists()
+    assert best.steps(scratch, CUT) == []
+    assert best.steps(scratch, Cut(4)) == [6]  # another number of processes has checkpoints of its own
+
+
+def test_other_weights_do_not_stand_in_for_the_best(tmp_path: Path) -> None:
+    scratch = FolderScratch(tmp_path / "scratch")
+    put(scratch, tmp_path, 4)
+    with pytest.raises(RoadQAError, match="of step 6, are gone"):
+        scoring.with_best({}, tmp_path, Point(6, 0.5, 1.0))
