@@ -19,7 +19,7 @@ from shared.fingerprint import hashes_of
 from shared.schema import Clip
 
 NEAR = 28.0  #: bits of 255 in which the frames of near-duplicates differ on average
-SAME = 18.0  #: so near that no pair of different recordings was found among 720 drawn clips: what leaks are told by
+SAME = 12.0  #: no pair of different recordings was as near in two lots of 720 drawn clips: what leaks are told by
 BANDS, BAND_BITS = 3, 21
 NEIGHBOURS = 16
 

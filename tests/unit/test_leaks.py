@@ -39,8 +39,8 @@ def leaks(test: Clip, seen: Clip, origin: Origin = HUMAN) -> tuple[bool, bool]:
     [
         (clip(1, "elsewhere"), True),
         (clip(2, "r"), True),
-        (clip(2, "elsewhere", look(7, flipped=17)), True),
-        (clip(2, "elsewhere", look(7, flipped=20)), False),
+        (clip(2, "elsewhere", look(7, flipped=11)), True),
+        (clip(2, "elsewhere", look(7, flipped=14)), False),
         (clip(2, "elsewhere", look(8)), False),
         (clip(2, "elsewhere"), False),
     ],
