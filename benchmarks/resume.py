@@ -19,13 +19,11 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from benchmarks.parts import sandbox
-from scripts.environments import ENVIRONMENTS
+from benchmarks.parts import sandbox, within
 from shared.budget import VideoBudget
 from shared.contracts import TrainRecipe, Zero
 
 RESULTS = Path(__file__).parent / "results" / "resume.json"
-PYTHON = next(env.python for env in ENVIRONMENTS if env.name == "trainer")
 PROCESSES, CLIPS = 2, 20
 KILLS = (5, 11)  #: steps
 STAGES: tuple[Zero, ...] = ("zero2", "zero3")
@@ -138,8 +136,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    if Path(sys.prefix) != PYTHON.parents[1]:  # the stage's own libraries are needed
-        os.execv(PYTHON, [str(PYTHON), "-m", "benchmarks.resume", *sys.argv[1:]])
+    within.worker("trainer", "benchmarks.resume")
     with tempfile.TemporaryDirectory(prefix="resume-") as folder:
         rows = sandbox.rows(Path(folder), clips=CLIPS)
         found = {zero: compare(rows, zero, Path(folder) / zero) for zero in STAGES}

@@ -19,15 +19,13 @@ from typing import Any
 
 import psutil
 
-from benchmarks.parts import sandbox
-from scripts.environments import ENVIRONMENTS
+from benchmarks.parts import sandbox, within
 from shared.budget import VideoBudget
 from shared.context import LocalContext
 from shared.contracts import TrainRecipe
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 BASE = Path(__file__).parents[1] / "services" / "sandbox" / "base"
-PYTHON = next(env.python for env in ENVIRONMENTS if env.name == "trainer")
 ROUNDS, PROCESSES, CLIPS = 3, 2, 40
 #: The sandbox preset's training, shorter.
 RECIPE = TrainRecipe(
@@ -129,8 +127,7 @@ def table(runs: dict[str, list[dict[str, Any]]], found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    if Path(sys.prefix) != PYTHON.parents[1]:  # the stage's own libraries are needed
-        os.execv(PYTHON, [str(PYTHON), "-m", "benchmarks.training", *sys.argv[1:]])
+    within.worker("trainer", "benchmarks.training")
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory(prefix="clips-") as folder:
         rows = sandbox.rows(Path(folder), clips=CLIPS)

@@ -9,6 +9,7 @@ Source: the Qwen3-VL processor in transformers 5.17 (`patch_size`, `merge_size`,
 """
 
 import math
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -55,3 +56,21 @@ def frame_size(width: int, height: int, frames: int, budget: VideoBudget) -> tup
 def visual_tokens(width: int, height: int, frames: int) -> int:
     """Visual tokens of `frames` frames of width × height pixels (both multiples of `CELL`)."""
     return math.ceil(frames / TEMPORAL_PATCH) * (width // CELL) * (height // CELL)
+
+
+class ClipTokens(NamedTuple):
+    """What a clip costs, before it is opened."""
+
+    a_patch: int  #: visual tokens of one temporal patch
+    patches: int  #: temporal patches
+
+    @property
+    def total(self) -> int:
+        return self.a_patch * self.patches
+
+
+def clip_tokens(seconds: float, width: int, height: int, budget: VideoBudget) -> ClipTokens:
+    """The visual tokens of a clip of width × height pixels."""
+    frames = len(sample_times(seconds, budget))
+    size = frame_size(width, height, frames, budget)
+    return ClipTokens(visual_tokens(*size, TEMPORAL_PATCH), frames // TEMPORAL_PATCH)

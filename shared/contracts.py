@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from shared.budget import VideoBudget
 from shared.prompts import SystemPrompt
-from shared.schema import Frozen
+from shared.schema import Frozen, Question
 from shared.schemes import SCHEMES, GroupSize, SchemeName
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -125,6 +125,13 @@ class EarlyStop(Recipe):
 
 #: Where a training row comes from: a person answered it, a teacher did, or it was made from another.
 Source = Literal["human", "teacher", "augmented"]
+
+
+def source(question: Question) -> Source:
+    """Where a row with an answer comes from."""
+    if question.origin.parent is not None:
+        return "augmented"
+    return "teacher" if question.origin.answer == "teacher" else "human"
 
 
 class Portion(Recipe):

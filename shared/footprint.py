@@ -87,6 +87,10 @@ def counts(of: Model, recipe: TrainRecipe) -> Counts:
     return Counts(of.total + adapters, adapters)
 
 
+#: Checkpoints that stand: a second one, should the newest have been written from weights that had gone wrong.
+CHECKPOINTS = 2
+
+
 def checkpoint_bytes(count: Counts, value: int, adapters_only: bool) -> int:
     """About what a checkpoint of all ranks takes: weights, and of those that move master weights and moments.
 

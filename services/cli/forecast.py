@@ -11,7 +11,7 @@ from shared import geometry, published, schemes
 from shared.budget import TEMPORAL_PATCH
 from shared.contracts import STAGES, QuantizeRecipe, TrainRecipe
 from shared.errors import InputError, UsageError
-from shared.footprint import FLOAT32, VALUE, Footprint, Model, checkpoint_bytes, counts, model
+from shared.footprint import CHECKPOINTS, FLOAT32, VALUE, Footprint, Model, checkpoint_bytes, counts, model
 from shared.pipeline import Node, Pipeline
 from shared.schema import Frozen
 from shared.settings import settings
@@ -19,7 +19,6 @@ from shared.spread import GPU_MICRO_BATCH, spread
 from shared.store import Store
 
 BFLOAT16 = 2  #: bytes a weight of a published checkpoint, which the results have too
-KEPT = 2  #: checkpoints in scratch
 
 
 class Memory(Frozen):
@@ -252,7 +251,7 @@ class _Forecaster:
         clips = {digest: clip.size_bytes for found in data.values() for digest, clip in found.clips.items()}
         return Storage(
             clips=sum(clips.values()) if data.keys() == self._pipeline.data.keys() else None,
-            checkpoints=max((KEPT * one.checkpoint_bytes for one in training if not one.done), default=0),
+            checkpoints=max((CHECKPOINTS * one.checkpoint_bytes for one in training if not one.done), default=0),
             models=sum(one.result_bytes for one in training if not one.done),
             quantised=sum(one.bytes_after for one in quantising if not one.done),
         )

@@ -46,7 +46,7 @@ def parse_devices(text: str) -> Devices:
         UsageError: it is not of that form.
     """
     match = _DEVICES.fullmatch(text.strip())
-    if match is None or match[1] == "0" or match[2] == "0":
+    if match is None or float(match[1] or 1) == 0 or float(match[2] or 1) == 0:
         form = "how many, and the memory of each: 8x80GB; without an accelerator 2xCPU"
         raise UsageError(f"--devices: {text!r} is not understood; write {form}")
     each = float(match[2]) * GIB if match[2] else None

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from services.cli.ground import Found
 from services.cli.memory import Load
-from shared.budget import TEMPORAL_PATCH, VideoBudget, frame_size, sample_times, visual_tokens
-from shared.contracts import AugmentRecipe, Portion, Source, TrainRecipe
+from shared.budget import TEMPORAL_PATCH, VideoBudget, clip_tokens
+from shared.contracts import AugmentRecipe, Portion, Source, TrainRecipe, source
 from shared.prices import CHARS_PER_TOKEN
 from shared.prompts import render, system_text
 from shared.schema import Clip, Question
@@ -65,21 +65,15 @@ class Reach:
 
 
 def _found(data: Found) -> Rows:
-    sources: Counter[Source] = Counter(_source(row) for row in data.questions if row.answer is not None)
+    sources: Counter[Source] = Counter(source(row) for row in data.questions if row.answer is not None)
     return Rows(sources, len(data.questions) - sources.total(), data.questions, data.clips)
-
-
-def _source(row: Question) -> Source:
-    if row.origin.parent is not None:
-        return "augmented"
-    return "teacher" if row.origin.answer == "teacher" else "human"
 
 
 def rows_an_epoch(rows: Rows, recipe: TrainRecipe) -> int:
     """Rows that come in one epoch, at most: each source capped, and as often as its weight says."""
     total = 0.0
-    for source, count in rows.answered.items():
-        portion = recipe.mix.get(source, Portion())
+    for origin, count in rows.answered.items():
+        portion = recipe.mix.get(origin, Portion())
         total += portion.weight * min(count, portion.cap or count)
     return math.ceil(total)
 
@@ -99,6 +93,5 @@ def longest(rows: Rows | None, recipe: TrainRecipe) -> Load:
 
 def load(clip: Clip, budget: VideoBudget) -> Load:
     """A clip's temporal patches, and the visual tokens in each before any cap."""
-    frames = len(sample_times(clip.seconds, budget))
-    width, height = frame_size(clip.width, clip.height, frames, budget.model_copy(update=_UNCAPPED))
-    return Load(math.ceil(frames / TEMPORAL_PATCH), visual_tokens(width, height, TEMPORAL_PATCH), 0)
+    seen = clip_tokens(clip.seconds, clip.width, clip.height, budget.model_copy(update=_UNCAPPED))
+    return Load(seen.patches, seen.a_patch, 0)

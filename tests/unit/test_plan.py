@@ -43,7 +43,7 @@ def test_processes_without_an_accelerator_have_no_memory_of_their_own() -> None:
     assert parse_devices("2xCPU") == Devices(2, None, cuda=False)
 
 
-@pytest.mark.parametrize("text", ["", "80", "0x80GB", "8x0GB", "x80GB", "8x80TB", "-1x24GB"])
+@pytest.mark.parametrize("text", ["", "80", "0x80GB", "00x80GB", "8x0GB", "8x0.0GB", "x80GB", "8x80TB", "-1x24GB"])
 def test_devices_that_cannot_be_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="8x80GB"):
         parse_devices(text)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.budget import CELL, VideoBudget, frame_size, sample_times, visual_tokens
+from shared.budget import CELL, VideoBudget, clip_tokens, frame_size, sample_times, visual_tokens
 
 budgets = st.builds(
     VideoBudget,
@@ -39,3 +39,9 @@ def test_small_clips_are_not_enlarged(width: int, height: int, frames: int, budg
     new_width, new_height = frame_size(width, height, frames, budget)
     assert new_width <= max(CELL, width + CELL / 2)
     assert new_height <= max(CELL, height + CELL / 2)
+
+
+def test_a_clips_tokens_are_reckoned_by_the_video_contract() -> None:
+    found = clip_tokens(10, 1280, 720, VideoBudget(fps=2, tokens_per_patch=20))
+    assert found == (18, 10)  # 3 by 6 cells, two frames a patch
+    assert found.total == 180

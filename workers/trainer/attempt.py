@@ -94,12 +94,11 @@ class _Attempt:
             case {"event": "log", "step": step, **facts}:
                 now = time.monotonic()
                 self._stepped, self._step_seconds = now, now - self._stepped
-                shown = {name: fact for name, fact in facts.items() if name != "event"}
                 self._ctx.progress(
-                    step, self._request.steps, "steps", **shown, **self._judged, stop_costs=self._keeper.cost()
+                    step, self._request.steps, "steps", **facts, **self._judged, stop_costs=self._keeper.cost()
                 )
             case {"event": "validation", "step": _, **facts}:
-                self._judged = {name: fact for name, fact in facts.items() if name != "event"}
+                self._judged = facts
             case {"event": "best", "step": step, "folder": folder}:
                 self._keeper.take(Best(Path(folder), step))
             case {"event": "checkpoint", "step": step, "folder": folder, "seconds": seconds}:

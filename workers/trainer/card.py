@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from shared import curves
+from shared.budget import clip_tokens
 from shared.contracts import TrainRecipe
 from shared.schema import Question
 from workers.trainer import modelcard
-from workers.trainer.order import clip_tokens
 from workers.trainer.plan import Plan
 
 
@@ -23,7 +23,10 @@ def origin(question: Question) -> str:
 
 def visual_tokens(plan: Plan, recipe: TrainRecipe) -> dict[str, int]:
     """What the model will see, by the clips' tables: tokens of a temporal patch, of a clip, of an epoch's rows."""
-    seen = {digest: clip_tokens(clip, recipe.video) for digest, clip in plan.rows.clips.items()}
+    seen = {
+        digest: clip_tokens(clip.seconds, clip.width, clip.height, recipe.video)
+        for digest, clip in plan.rows.clips.items()
+    }
     rows = [seen[plan.questions[row].clip] for row in plan.epoch(recipe.seed, 0)]
     return {
         "a_patch_at_most": max(clip.a_patch for clip in rows),

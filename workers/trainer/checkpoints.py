@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shared.context import Scratch
+from shared.footprint import CHECKPOINTS
 
-KEPT = 2  #: a second one, should the newest have been written from weights that had gone wrong
 _NAME = re.compile(r"step-(\d{8})-of-(\d+)-node-(\d+)-of-(\d+)")
 
 
@@ -36,7 +36,7 @@ def kept_steps(scratch: Scratch, cut: Cut) -> list[int]:
 def keep(scratch: Scratch, folder: Path, step: int, cut: Cut, node: int = 0) -> None:
     """Keep a node's part of a checkpoint; where that makes it whole, drop the parts of those that it replaces."""
     scratch.put_folder(name(step, cut, node), folder)
-    for older in kept_steps(scratch, cut)[:-KEPT]:
+    for older in kept_steps(scratch, cut)[:-CHECKPOINTS]:
         for part in range(cut.nodes):
             scratch.drop_folder(name(older, cut, part))
 

@@ -33,7 +33,11 @@ def check(folder: Path) -> None:
         raise InputError(f"{folder}: holds no .safetensors; is this a model folder?")
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: config.json is missing")
-    families.check(json.loads((folder / "config.json").read_text(encoding="utf-8")), str(folder))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder}/config.json: is no JSON ({error}); fetch the model again") from error
+    families.check(config, str(folder))
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

@@ -9,9 +9,8 @@ mixed at random, lest a batch hold one kind of question only. Lengths are reckon
 import math
 import random
 from functools import lru_cache
-from typing import NamedTuple
 
-from shared.budget import TEMPORAL_PATCH, VideoBudget, frame_size, sample_times, visual_tokens
+from shared.budget import VideoBudget, clip_tokens
 from shared.schema import Clip, Question
 from workers.trainer.plan import Plan
 
@@ -23,26 +22,9 @@ _CHARACTERS_PER_TOKEN = 4  # about; clips make up most of a row
 Row = tuple[int, int]  # epoch, index into the plan's questions
 
 
-class ClipTokens(NamedTuple):
-    """What a clip costs, by what its table says of it."""
-
-    a_patch: int  #: visual tokens of one temporal patch
-    patches: int  #: temporal patches
-
-    @property
-    def total(self) -> int:
-        return self.a_patch * self.patches
-
-
-def clip_tokens(clip: Clip, budget: VideoBudget) -> ClipTokens:
-    frames = len(sample_times(clip.seconds, budget))
-    width, height = frame_size(clip.width, clip.height, frames, budget)
-    return ClipTokens(visual_tokens(width, height, TEMPORAL_PATCH), frames // TEMPORAL_PATCH)
-
-
 def row_tokens(question: Question, clip: Clip, budget: VideoBudget) -> int:
     """About how many tokens a row has, without a system prompt."""
-    seen = clip_tokens(clip, budget)
+    seen = clip_tokens(clip.seconds, clip.width, clip.height, budget)
     characters = len(question.text) + sum(len(choice.text) + 4 for choice in question.choices)
     return seen.total + seen.patches * _TOKENS_PER_STAMP + characters // _CHARACTERS_PER_TOKEN
 

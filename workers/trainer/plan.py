@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple, get_args
 
 from shared.choices import permutation
-from shared.contracts import Portion, Source
+from shared.contracts import Portion, Source, source
 from shared.errors import InputError
 from shared.precedence import People
 from shared.schema import Choice, Question, Rows
@@ -65,13 +65,6 @@ class Plan(NamedTuple):
                 (rows, int(whole), max(some, 1) if rows and not whole else some)
             )  # no source is left out wholly
         return shares
-
-
-def source(question: Question) -> Source:
-    """Where a row with an answer comes from."""
-    if question.origin.parent is not None:
-        return "augmented"
-    return "teacher" if question.origin.answer == "teacher" else "human"
 
 
 def plan(folders: Sequence[Path], mix: Mapping[Source, Portion] = MappingProxyType({}), seed: int = 0) -> Plan:

@@ -68,9 +68,8 @@ class InOrder(Trainer):
         found = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.meter.met(found[0], time.monotonic() - began)
         for batch in found[0]:
-            del batch[
-                "attention_mask"
-            ]  # padding is on the right, where no row looks; without a mask flash kernels apply
+            # padding is on the right, where no row looks; without a mask flash kernels apply
+            del batch["attention_mask"]
         return found
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

@@ -1,5 +1,6 @@
 """Which models are accepted, what an adapter becomes, and that a save keeps every tensor's name."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,13 @@ def test_a_pickled_model_is_refused_unopened(tmp_path: Path) -> None:
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="safetensors"):
         files.check(tmp_path)
+
+
+def test_a_damaged_config_is_named(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: is no JSON"):
+        files.check(tmp_path / "model")
 
 
 def test_a_renamed_tensor_is_noticed(base: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from shared.budget import VideoBudget
 from shared.schema import Choice, Clip, Origin, Question, Rows
-from workers.trainer.order import WINDOW, Order, clip_tokens, row_tokens
+from workers.trainer.order import WINDOW, Order, row_tokens
 from workers.trainer.plan import Plan
 
 BUDGET = VideoBudget(fps=2, tokens_per_patch=20)
@@ -83,9 +83,3 @@ def test_batches_of_all_lengths_come_throughout_a_window() -> None:
     kinds = [order.at(i)[1] % 2 for i in range(0, WINDOW * BATCH, BATCH)]
     assert kinds not in ([0] * 8 + [1] * 8, [1] * 8 + [0] * 8)
     assert Counter(kinds) == {0: 8, 1: 8}
-
-
-def test_a_clips_tokens_are_reckoned_by_the_video_contract() -> None:
-    clip = drawn(1, (10,)).rows.clips["0" * 64]
-    assert clip_tokens(clip, BUDGET) == (18, 10)  # 3 by 6 cells, two frames a patch
-    assert clip_tokens(clip, BUDGET).total == 180

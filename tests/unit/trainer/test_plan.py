@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts import Portion, Source
+from shared.contracts import Portion, Source, source
 from shared.errors import InputError
 from shared.schema import Choice, Origin, Question, Rows, write_rows
 from shared.spread import spread
 from tests.unit.trainer.conftest import RECIPE, write_part
 from workers.trainer import card
-from workers.trainer.plan import Plan, permuted, plan, source, steps
+from workers.trainer.plan import Plan, permuted, plan, steps
 
 QUESTION = Question(
     id="q", clip="0" * 64, text="?", choices=tuple(Choice(label=x, text=x * 2) for x in "ABCD"), answer=2,
