@@ -26,6 +26,7 @@ from tests.waiting import wait_for
 
 Process = subprocess.Popen[bytes]
 POLL_SECONDS = 0.2
+GRACE = 6  #: seconds; a labeler asks on for half of them, and ends a task that is nearer to its end than that
 LABELS = "{stage: label, data: [train], teacher: {provider: gemini, model: sandbox-teacher}}"
 VARIATIONS = "{stage: augment, data: [train]}"
 
@@ -120,14 +121,14 @@ class Deployed:
 def labeler(processes: Processes) -> Iterator[Callable[..., Process]]:
     """Starts a labeler whose teacher takes its time: a shard is some seconds of work."""
     with sandbox_teacher("--latency", "0.12") as url:
-        teacher = {"gemini_api_key": "k", "gemini_base_url": url, "teacher_in_flight": 1, "grace_seconds": 10}
+        teacher = {"gemini_api_key": "k", "gemini_base_url": url, "teacher_in_flight": 1, "grace_seconds": GRACE}
         yield lambda **changed: processes.start("labeler", **teacher, **changed)
 
 
 def test_workers_go_from_none_to_three_to_none_and_what_is_put_down_on_the_way_is_done_by_others(
     processes: Processes, labeler: Callable[..., Process], store: Store, tmp_path: Path
 ) -> None:
-    deployed = Deployed(store, tmp_path, LABELS, shards=6)
+    deployed = Deployed(store, tmp_path, LABELS, shards=6, questions=10)  # longer than a labeler asks on
     scaled = ScaledObject(labeler, processes.began, target=2, most=3, cooldown=1)
     keda(scaled, processes.conductor(tick_seconds=1), "labeler")
     print(f"\nreplicas: {scaled.history}")
