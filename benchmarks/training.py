@@ -36,12 +36,14 @@ RECIPE = TrainRecipe(
     system_prompt="short",
     video=VideoBudget(tokens_per_patch=6, max_frames=8),
 )
-TRAINER = "trainer"
-VARIANTS = {
+TRAINER, PACKED = "trainer", "trainer, four questions a sequence"
+#: The plain script's options, or the verb's recipe.
+VARIANTS: dict[str, list[str] | TrainRecipe] = {
     "plain": [],
     "plain, clips kept": ["--keep-clips"],
     "plain, clips kept, patches by matmul": ["--keep-clips", "--matmul"],
-    TRAINER: None,
+    TRAINER: RECIPE,
+    PACKED: RECIPE.model_copy(update={"pack": 4}),
 }
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "av")
 
@@ -61,13 +63,13 @@ def plain(rows: Path, out: Path, options: list[str]) -> dict[str, Any]:
     return found
 
 
-def trainer(rows: Path, out: Path) -> dict[str, Any]:
+def trainer(rows: Path, out: Path, recipe: TrainRecipe) -> dict[str, Any]:
     """One run of the verb; samples, seconds of training by the rate that it reports, losses."""
     from workers.trainer.train import train
 
     ctx = LocalContext(out / "scratch")
     (out / "model").mkdir()
-    facts = train({"model": [BASE], "data": [rows]}, RECIPE, out / "model", ctx)
+    facts = train({"model": [BASE], "data": [rows]}, recipe, out / "model", ctx)
     assert facts["processes"] == PROCESSES
     samples = facts["steps"] * RECIPE.global_batch
     rate = float(ctx.reports[-1][3]["samples_per_second"])
@@ -78,10 +80,13 @@ def trainer(rows: Path, out: Path) -> dict[str, Any]:
 
 def run(name: str, rows: Path) -> dict[str, Any]:
     """One run of a variant, from an empty folder to saved weights."""
-    options = VARIANTS[name]
+    variant = VARIANTS[name]
     began, cpu = time.monotonic(), _children_cpu()
     with tempfile.TemporaryDirectory(prefix="training-") as out:
-        found = trainer(rows, Path(out)) if options is None else plain(rows, Path(out), options)
+        if isinstance(variant, TrainRecipe):
+            found = trainer(rows, Path(out), variant)
+        else:
+            found = plain(rows, Path(out), variant)
     losses = found.pop("losses")
     found["last_loss"] = statistics.fmean(losses[-len(losses) // 4 :])
     return {
@@ -108,6 +113,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "whole_seconds": wholes,
         "cpu_seconds": cpu,
         "ratio_vs_plain_trainer": rates[TRAINER] / rates["plain"],
+        "ratio_packed_vs_plain_trainer": rates[PACKED] / rates["plain"],
         "ratio_of_whole_seconds": wholes["plain"] / wholes[TRAINER],
     }
 

@@ -149,6 +149,7 @@ class TrainRecipe(Recipe):
     warmup_share: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)  #: of matrices; norms and biases have none
     global_batch: int = Field(16, ge=1)  #: rows per optimiser step, over all processes
+    pack: int = Field(1, ge=1)  #: up to so many rows of a clip in one sequence, which computes it once for all
     zero: Zero = "zero2"
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     gradient_checkpointing: bool | None = None  #: activations computed twice, to save memory; None: on CUDA

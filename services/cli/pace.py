@@ -24,6 +24,7 @@ _DECIDE = (
     "gradient_checkpointing",
     "loss_on",
     "system_prompt",
+    "pack",
 )
 _LIKE = 0.2  #: how far the benchmark's rows may be from one's own in length
 

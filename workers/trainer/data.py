@@ -15,11 +15,10 @@ from shared.vlm.encode import IGNORED, VIDEO_KWARGS, Encoder
 from workers.trainer.ahead import Ahead, Share
 from workers.trainer.cache import ClipCache
 from workers.trainer.order import Order
+from workers.trainer.packing import PADDING, Example, pack
 from workers.trainer.plan import Plan, permuted
 from workers.trainer.reasoning import Reasonings, cut
 from workers.trainer.skipped import Skipped
-
-Example = dict[str, torch.Tensor]
 
 Encoded = tuple[SampledClip, Example]  # a clip's frames, and the patches that a model takes them as
 
@@ -48,7 +47,7 @@ class Examples(Dataset[Example]):
         self._reasonings = reasonings
         self._plan, self._recipe, self._encoder, self._cache, self._length = plan, recipe, encoder, cache, length
         self._skipped, self._share = skipped, share
-        self._order = Order(plan, recipe.video, recipe.seed, recipe.global_batch)
+        self._order = Order(plan, recipe.video, recipe.seed, recipe.global_batch, recipe.pack)
         self._ahead = Ahead(self._row)
         self._encoded: dict[str, Encoded] = {}  # by clip; what is met in random order is no better kept than the first
         self._room = memory_bytes
@@ -86,7 +85,8 @@ class Examples(Dataset[Example]):
             except MediaError as error:
                 self._skipped.note(question.clip, error)
                 continue
-            return encode(self._encoder, question, clip, self._recipe, self.words(place % self._length)) | patches
+            words = encode(self._encoder, question, clip, self._recipe, self.words(place % self._length))
+            return words | patches | {"clip": clip_number(question.clip)}
         raise MediaError("none of the clips can be decoded")
 
     def _encode_clip(self, digest: str) -> Encoded:
@@ -126,6 +126,11 @@ def following_ids(encoder: Encoder, words: str) -> list[int]:
     return list(encoder.tokenizer(f"\n{words}", add_special_tokens=False)["input_ids"])
 
 
+def clip_number(digest: str) -> torch.Tensor:
+    """[] int64, another for each clip."""
+    return torch.tensor(int(digest[:15], 16))
+
+
 def encode_clip(encoder: Encoder, clip: SampledClip) -> Example:
     """pixel_values_videos [P, 1536] float32 and video_grid_thw [3] of a clip."""
     frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)  # [T, 3, H, W] uint8
@@ -133,14 +138,20 @@ def encode_clip(encoder: Encoder, clip: SampledClip) -> Example:
     return {"pixel_values_videos": video["pixel_values_videos"], "video_grid_thw": video["video_grid_thw"][0]}
 
 
-def collate(examples: list[Example], pad_id: int) -> Example:
-    """Batch rows, padded on the right; clips are concatenated, as Qwen3-VL wants them."""
+def collate(examples: list[Example], pad_id: int, packed: int = 1) -> Example:
+    """Batch rows, up to `packed` of a clip in a sequence, padded on the right; clips are concatenated.
+
+    Returns:
+        What Qwen3-VL takes, and where a sequence holds several rows `branch` and `back` (see `packing`) [B, L].
+    """
+    if packed > 1:
+        examples = pack(examples, packed)
 
     def padded(name: str, value: int) -> torch.Tensor:
         return pad_sequence([example[name] for example in examples], batch_first=True, padding_value=value)
 
     lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-    return {
+    batch = {
         "input_ids": padded("input_ids", pad_id),
         "attention_mask": (torch.arange(int(lengths.max()))[None] < lengths[:, None]).long(),
         "mm_token_type_ids": padded("mm_token_type_ids", 0),
@@ -148,3 +159,8 @@ def collate(examples: list[Example], pad_id: int) -> Example:
         "pixel_values_videos": torch.cat([example["pixel_values_videos"] for example in examples]),
         "video_grid_thw": torch.stack([example["video_grid_thw"] for example in examples]),
     }
+    if any("branch" in example for example in examples):
+        none = [{name: torch.zeros_like(example["input_ids"]) for name in ("branch", "back")} for example in examples]
+        examples = [zeros | example for zeros, example in zip(none, examples, strict=True)]
+        batch |= {"branch": padded("branch", PADDING), "back": padded("back", 0)}
+    return batch

@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 
 from workers.trainer.channel import GO_ON
+from workers.trainer.packing import rows_in
 
-_FIELDS = ("waited", "rows", "tokens", "padded")
+_FIELDS = ("waited", "rows", "sequences", "tokens", "padded")
 
 
 class Meter:
@@ -30,7 +31,8 @@ class Meter:
         """Batches that were waited for so long."""
         self._own["waited"] += seconds
         for batch in batches:
-            self._own["rows"] += len(batch["input_ids"])
+            self._own["rows"] += rows_in(batch)
+            self._own["sequences"] += len(batch["input_ids"])
             self._own["tokens"] += int(batch["attention_mask"].sum())
             self._own["padded"] += batch["attention_mask"].numel()
 
@@ -66,6 +68,7 @@ class Meter:
             "samples_per_second": round(self.whole["rows"] / seconds, 2),
             "tokens_per_second": round(self.whole["tokens"] / seconds, 1),
             "data_wait": round(self.whole["waited"] / world / seconds, 4),
+            "rows_per_sequence": round(self.whole["rows"] / max(self.whole["sequences"], 1), 2),
             "padding": round(1 - self.whole["tokens"] / max(self.whole["padded"], 1), 4),
             "memory_bytes": memory(),
         }

@@ -4,11 +4,15 @@ Rows of like length stand together. In a window of at most `WINDOW` global batch
 batches by their length class, and the batches come in a drawn order; within a batch the shorter rows come first, so
 that a micro-batch holds rows of like length. A length class spans a fifth of the length: rows that differ by less stay
 mixed at random, lest a batch hold one kind of question only. Lengths are reckoned from the tables; no clip is opened.
+
+Where rows of a clip are packed, an epoch's draw is one of groups of such rows, and a group stands as long as its
+longest. Whole groups come first, so that few are cut in two by the end of a batch.
 """
 
 import math
 import random
 from functools import lru_cache
+from typing import NamedTuple
 
 from shared.budget import VideoBudget, clip_tokens
 from shared.schema import Clip, Question
@@ -22,6 +26,15 @@ _CHARACTERS_PER_TOKEN = 4  # about; clips make up most of a row
 Row = tuple[int, int]  # epoch, index into the plan's questions
 
 
+class Drawn(NamedTuple):
+    """A row as an epoch's draw gives it."""
+
+    row: Row
+    group: int  #: of the epoch's, in drawn order
+    size: int  #: rows of the group
+    tokens: int  #: of the group's longest row
+
+
 def row_tokens(question: Question, clip: Clip, budget: VideoBudget) -> int:
     """About how many tokens a row has, without a system prompt."""
     seen = clip_tokens(clip.seconds, clip.width, clip.height, budget)
@@ -30,14 +43,13 @@ def row_tokens(question: Question, clip: Clip, budget: VideoBudget) -> int:
 
 
 class Order:
-    """Position in the training → epoch and row."""
+    """Position in the training → epoch and row. Up to `pack` rows of a clip stand together."""
 
-    def __init__(self, plan: Plan, budget: VideoBudget, seed: int, global_batch: int) -> None:
-        self._plan, self._seed, self._batch = plan, seed, global_batch
+    def __init__(self, plan: Plan, budget: VideoBudget, seed: int, global_batch: int, pack: int = 1) -> None:
+        self._plan, self._seed, self._batch, self._pack = plan, seed, global_batch, pack
         self._rows = plan.epoch_rows
         self._tokens = [row_tokens(row, plan.rows.clips[row.clip], budget) for row in plan.questions]
-        self._classes = [round(_CLASSES_PER_DOUBLING * math.log2(max(1, tokens))) for tokens in self._tokens]
-        self._epoch = lru_cache(maxsize=4)(plan.epoch)
+        self._epoch = lru_cache(maxsize=4)(self._drawn)
         self._window = lru_cache(maxsize=4)(self._grouped)
 
     def at(self, position: int) -> Row:
@@ -55,13 +67,33 @@ class Order:
         first = whole + (batch - whole) // WINDOW * WINDOW
         return first, min(first + WINDOW, end) - 1
 
-    def _drawn(self, position: int) -> Row:
-        epoch, place = divmod(position, self._rows)
-        return epoch, self._epoch(self._seed, epoch)[place]
+    def _drawn(self, epoch: int) -> list[Drawn]:
+        groups: list[list[int]] = []
+        newest: dict[str, list[int]] = {}  # by clip
+        for row in self._plan.epoch(self._seed, epoch):
+            clip = self._plan.questions[row].clip
+            if clip not in newest or len(newest[clip]) == self._pack:
+                newest[clip] = []
+                groups.append(newest[clip])
+            newest[clip].append(row)
+        return [
+            Drawn((epoch, row), number, len(group), max(self._tokens[other] for other in group))
+            for number, group in enumerate(groups)
+            for row in group
+        ]
 
     def _grouped(self, first: int, last: int) -> list[Row]:
-        drawn = [self._drawn(position) for position in range(first * self._batch, (last + 1) * self._batch)]
-        drawn.sort(key=lambda row: self._classes[row[1]])  # stable: the draw's order within a class
+        positions = range(first * self._batch, (last + 1) * self._batch)
+        drawn = [self._epoch(position // self._rows)[position % self._rows] for position in positions]
+        drawn.sort(key=lambda row: (_length_class(row.tokens), -row.size))  # stable: the draw's order within a class
         batches = [drawn[i : i + self._batch] for i in range(0, len(drawn), self._batch)]
         random.Random(f"batches/{self._seed}/{first}").shuffle(batches)
-        return [row for batch in batches for row in sorted(batch, key=lambda row: self._tokens[row[1]])]
+        return [drawn.row for batch in batches for drawn in sorted(batch, key=_shortest_first)]
+
+
+def _length_class(tokens: int) -> int:
+    return round(_CLASSES_PER_DOUBLING * math.log2(max(1, tokens)))
+
+
+def _shortest_first(drawn: Drawn) -> tuple[int, ...]:
+    return (-drawn.size, drawn.tokens, drawn.row[0], drawn.group)

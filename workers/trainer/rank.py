@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from shared.contracts import TrainRecipe
 from shared.vlm.encode import Encoder
-from workers.trainer import files, model, modules, scoring, tensors, troubles, validation, zero
+from workers.trainer import files, model, modules, packing, scoring, tensors, troubles, validation, zero
 from workers.trainer.ahead import Share
 from workers.trainer.cache import ClipCache
 from workers.trainer.channel import GO_ON, KEEP, KEEP_AND_STOP, STOP, Channel, wanted
@@ -59,6 +59,7 @@ class InOrder(Trainer):
     recipe: TrainRecipe
     meter: Meter
     checkpoint_bytes: int  #: on this machine, about
+    rope_index: Callable[..., Any]  #: the model's
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -70,6 +71,7 @@ class InOrder(Trainer):
         for batch in found[0]:
             # padding is on the right, where no row looks; without a mask flash kernels apply
             del batch["attention_mask"]
+            packing.attend(batch, self.rope_index)
         return found
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -257,10 +259,11 @@ def make_trainer(
         model=loaded,
         args=args,
         train_dataset=examples,
-        data_collator=partial(collate, pad_id=encoder.tokenizer.pad_token_id),
+        data_collator=partial(collate, pad_id=encoder.tokenizer.pad_token_id, packed=recipe.pack),
         callbacks=callbacks,
     )
     trainer.recipe = recipe
+    trainer.rope_index = (loaded if recipe.lora is None else loaded.get_base_model()).model.get_rope_index
     trainer.meter = meter
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -83,3 +83,25 @@ def test_batches_of_all_lengths_come_throughout_a_window() -> None:
     kinds = [order.at(i)[1] % 2 for i in range(0, WINDOW * BATCH, BATCH)]
     assert kinds not in ([0] * 8 + [1] * 8, [1] * 8 + [0] * 8)
     assert Counter(kinds) == {0: 8, 1: 8}
+
+
+@pytest.mark.parametrize("pack", [2, 4])
+def test_rows_of_a_clip_stand_together_and_come_as_often(pack: int) -> None:
+    rows = 3 * 40 * 4  # 40 clips of each length, four questions each
+    plan = drawn(rows, tuple(length for length in (3, 30, 8) for _ in range(40)))
+    order = Order(plan, BUDGET, 1, BATCH, pack)
+    met = [order.at(position) for position in range(2 * rows)]
+    assert Counter(met) == Counter((epoch, row) for epoch in range(2) for row in range(rows))
+    clips = [plan.questions[row].clip for _, row in met]
+    groups = [clips[i : i + pack] for i in range(0, len(clips), pack)]
+    assert all(len(set(group)) == 1 for group in groups)
+    assert clips[: 2 * BATCH] != clips[rows : rows + 2 * BATCH]
+
+
+def test_groups_that_are_not_full_cut_few_others_in_two() -> None:
+    """Clips of four and of three questions; a batch holds two whole groups of four."""
+    plan = drawn(700, tuple([8.0] * 200))  # the first hundred clips have four
+    order = Order(plan, BUDGET, 0, BATCH, 4)
+    micro = [[plan.questions[order.at(p)[1]].clip for p in range(i, i + BATCH)] for i in range(0, 688, BATCH)]
+    sequences = sum(len(set(batch)) for batch in micro)
+    assert sequences < 1.25 * 200
