@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ class ClipCache:
         return clip
 
     def _put(self, kept: Path, clip: SampledClip) -> None:
-        incoming = kept.with_suffix(f".{os.getpid()}")
+        incoming = kept.with_suffix(f".{os.getpid()}-{threading.get_native_id()}")
         with self._alone():
             self._make_room(clip.frames.nbytes)
         try:

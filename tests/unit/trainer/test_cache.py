@@ -2,8 +2,10 @@
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -105,3 +107,21 @@ def test_a_damaged_clip_is_named(tmp_path: Path) -> None:
     clip.write_bytes(b"no video")
     with pytest.raises(MediaError, match="broken"):
         ClipCache(tmp_path / "cache", RECIPE.video, 10**9).get("0" * 64, clip)
+
+
+def test_two_threads_of_a_process_may_keep_the_same_clip_at_once(
+    clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that works ahead, and the one it works for."""
+    digest, path = next(iter(clips.items()))
+    kept, plain, together = ClipCache(tmp_path, RECIPE.video, 10**9), np.savez, threading.Barrier(2)
+
+    def savez(out: BinaryIO, **arrays: Any) -> None:
+        plain(out, **arrays)
+        together.wait(30)  # both have written, neither has put its file in place
+
+    monkeypatch.setattr(np, "savez", savez)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: kept.get(digest, path).indices, range(2)))
+    assert found[0] == found[1] == kept.get(digest, path).indices
+    assert _kept(tmp_path) == {digest}
