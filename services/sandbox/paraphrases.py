@@ -28,6 +28,10 @@ QUESTIONS: Final[dict[str, dict[Language, tuple[str, ...]]]] = {
         "en": ("What are we told by the light at the start?", "At the beginning, the light tells us to do what?"),
         "vi": ("Lúc đầu đèn bảo ta thế nào?", "Đèn lúc đầu yêu cầu ta làm gì?"),
     },
+    "light_end_says": {
+        "en": ("What are we told by the light at the end?", "At the end, the light tells us to do what?"),
+        "vi": ("Lúc cuối đèn bảo ta thế nào?", "Đèn lúc cuối yêu cầu ta làm gì?"),
+    },
     "speed": {
         "en": ("Which speed limit applies here?", "What limit is set for our speed?"),
         "vi": ("Tốc độ tối đa ở đây là mấy?", "Con số tốc độ ghi ở biển báo là mấy?"),

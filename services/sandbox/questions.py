@@ -70,7 +70,7 @@ def truth(scene: Scene, question_text: str, choice_texts: Sequence[str]) -> int 
 
 def answer(scene: Scene, kind: str) -> str | None:
     """The option key that answers `kind`; None where the scene does not settle it."""
-    if kind in ("light_start", "light_end", "light_says", "light_order"):
+    if kind in ("light_start", "light_end", "light_says", "light_end_says", "light_order"):
         return _of_light(scene, kind)
     if kind == "sign_says":
         return _SIGN_SAYS.get(scene.sign or "")
@@ -94,9 +94,8 @@ def _of_light(scene: Scene, kind: str) -> str | None:
         return None
     if kind == "light_order":
         return "no_change" if light.change is None else f"{light.start}_{light.end}"
-    if kind == "light_says":
-        return _LIGHT_SAYS[light.start]
-    return light.start if kind == "light_start" else light.end
+    colour = light.start if kind in ("light_start", "light_says") else light.end
+    return _LIGHT_SAYS[colour] if kind in ("light_says", "light_end_says") else colour
 
 
 def _first(scene: Scene) -> str | None:

@@ -8,11 +8,11 @@ Language = Literal["en", "vi"]
 LANGUAGES: Final[tuple[Language, ...]] = ("en", "vi")
 
 Category = Literal[
-    "light_state", "sign_reading", "vehicle_colour", "counting", "direction", "order_of_events", "may_i_go"
+    "lights_and_signs", "traffic_rules", "vehicle_colour", "counting", "direction", "order_of_events", "may_i_go"
 ]
 CATEGORIES: Final[tuple[Category, ...]] = (
-    "light_state",
-    "sign_reading",
+    "lights_and_signs",
+    "traffic_rules",
     "vehicle_colour",
     "counting",
     "direction",
@@ -72,6 +72,7 @@ POOLS: Final[dict[str, tuple[str, ...]]] = {
     "light_start": LIGHTS,
     "light_end": LIGHTS,
     "light_says": ("go", "wait", "slow"),
+    "light_end_says": ("go", "wait", "slow"),
     "speed": SPEEDS,
     "sign": SIGNS,
     "sign_says": ("halt", "no_way", "slow", "left", "right"),
@@ -87,12 +88,13 @@ POOLS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 CATEGORY_OF: Final[dict[str, Category]] = {
-    "light_start": "light_state",
-    "light_end": "light_state",
-    "light_says": "light_state",
-    "speed": "sign_reading",
-    "sign": "sign_reading",
-    "sign_says": "sign_reading",
+    "light_start": "lights_and_signs",
+    "light_end": "lights_and_signs",
+    "light_says": "traffic_rules",
+    "light_end_says": "traffic_rules",
+    "speed": "lights_and_signs",
+    "sign": "lights_and_signs",
+    "sign_says": "traffic_rules",
     "car_colour": "vehicle_colour",
     "cars": "counting",
     "people": "counting",
@@ -117,6 +119,10 @@ TEMPLATES: Final[dict[str, dict[Language, tuple[str, ...]]]] = {
     "light_says": {
         "en": ("What does the light say at the start?", "At the start, what does the light ask of us?"),
         "vi": ("Lúc đầu đèn báo ta làm gì?", "Theo đèn lúc đầu ta phải làm gì?"),
+    },
+    "light_end_says": {
+        "en": ("What does the light say at the end?", "At the end, what does the light ask of us?"),
+        "vi": ("Lúc cuối đèn báo ta làm gì?", "Theo đèn lúc cuối ta phải làm gì?"),
     },
     "speed": {
         "en": ("What is the speed limit?", "Which speed limit is on the sign?"),

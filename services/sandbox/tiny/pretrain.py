@@ -33,7 +33,7 @@ from services.sandbox.tiny.primitives import CELL_WORDS, FRAMES, KINDS, PATCHES,
 from shared import prompts
 
 VOCABULARY = 768
-LATER = ("light_says", "sign_says")  #: kinds whose words the tokenizer has not learned
+LATER = ("light_says", "light_end_says", "sign_says")  #: kinds whose words the tokenizer has not learned
 CLIPS = 16  #: clips a step and process, four questions each
 QUESTIONS = 4
 VIETNAMESE = 0.1  #: share of questions
