@@ -67,8 +67,13 @@ def pooled(parts: dict[int, Answered]) -> Answered:
     )
 
 
-def preset(lot: int) -> Pipeline:
-    """The preset, no quantised models and no submission; another lot draws all scenes anew and seeds both trainings."""
+def preset(lot: int, longer: float = 1) -> Pipeline:
+    """The preset, no quantised models and no submission; another lot draws all scenes anew and seeds both trainings.
+
+    Args:
+        lot: whose scenes.
+        longer: how many times the preset's epochs are trained.
+    """
     text = (resources.files("services.cli.presets") / "sandbox.yaml").read_text(encoding="utf-8")
     found: Pipeline = yaml.safe_load(text)
     for data in found["data"].values():
@@ -77,6 +82,7 @@ def preset(lot: int) -> Pipeline:
     for step in found["steps"].values():
         if step["stage"] == "train":
             step["seed"] = lot
+            step["epochs"] *= longer
     rows = found["report"]["rows"]
     asked = {*found["steps"], *found["models"]}
     found["report"]["rows"] = {name: row for name, row in rows.items() if row.get("model", name) in asked}
