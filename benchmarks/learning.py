@@ -1,9 +1,9 @@
 """Does the sandbox's model learn, whatever the lot? The preset without its quantised models, under three lots.
 
-It trains twice as long as the preset, whose epochs are what `make demo` has time for. A lot draws all scenes anew and seeds both trainings; lot 0 has the preset's own scenes.
-Prints a table, writes `results/learning.json`, and fails where the untouched base is not between 0.40 and 0.65, or
-where a fine-tuned model is not 15 points above it with intervals apart. What a run has done is in the store: a
-benchmark that was stopped goes on.
+It trains twice as long as the preset, whose epochs are what `make demo` has time for. A lot draws all scenes anew and
+seeds both trainings; lot 0 has the preset's own scenes. Prints a table, writes `results/learning.json`, and fails where
+the untouched base is not between 0.40 and 0.65, or where a fine-tuned model is not 15 points above it with intervals
+apart. What a run has done is in the store: a benchmark that was stopped goes on.
 """
 
 import json
