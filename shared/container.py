@@ -38,6 +38,7 @@ class MediaLimits(Frozen):
     max_streams: int = Field(16, gt=0)
     max_seconds: float = Field(1800, gt=0)  #: of media
     wall_seconds: float = Field(120, gt=0)  #: for one call
+    max_memory: int = Field(4 << 30, gt=0)  #: bytes, of a process that does nothing else (`shared.decoders`)
 
 
 class OpenClip:

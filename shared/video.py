@@ -9,7 +9,7 @@ timestamp <= t, cut to size by swscale (`AREA` filter, RGB): all of that is part
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 #: Pixel format of a source → that which it is scaled in, with a colour for each line as one step to RGB would have.
 _BETWEEN = {"yuv420p": "yuv422p", "yuvj420p": "yuvj422p"}
 CHECK_EVERY = 0.25  #: seconds between the instants a thorough probe wants to see
+
+Room = Callable[[tuple[int, ...]], np.ndarray]  #: shape → array of uint8
 
 
 class Probe(NamedTuple):
@@ -122,8 +124,22 @@ def probe(path: Path, *, limits: MediaLimits | None = None, thorough: bool = Fal
         )
 
 
-def sample(path: Path, budget: VideoBudget, *, limits: MediaLimits | None = None, threads: int = 2) -> SampledClip:
+def in_memory(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of uint8 of this process' own."""
+    return np.empty(shape, np.uint8)
+
+
+def sample(
+    path: Path,
+    budget: VideoBudget,
+    *,
+    limits: MediaLimits | None = None,
+    threads: int = 2,
+    room: Room = in_memory,
+) -> SampledClip:
     """The frames a model sees of a clip under `budget`, each the one on screen at its instant.
+
+    `room` makes the array that they are put in.
 
     Raises:
         MediaError: not a video, beyond the limits, or damaged where a frame is wanted; names file and reason.
@@ -131,19 +147,21 @@ def sample(path: Path, budget: VideoBudget, *, limits: MediaLimits | None = None
     with read(path, limits, threads) as source:
         wanted = sample_times(source.timeline.seconds, budget)
         try:
-            return _sampled(source, budget, wanted, shown_alone(source, wanted))
+            return _sampled(source, budget, wanted, shown_alone(source, wanted), room)
         except OddError as odd:
             log.debug("%s: %s; decoding all of it", path, odd)
-            return _sampled(source, budget, wanted, shown_from_all(source, wanted))
+            return _sampled(source, budget, wanted, shown_from_all(source, wanted), room)
 
 
-def _sampled(source: Source, budget: VideoBudget, wanted: list[float], frames: Iterator[Shown]) -> SampledClip:
+def _sampled(
+    source: Source, budget: VideoBudget, wanted: list[float], frames: Iterator[Shown], room: Room
+) -> SampledClip:
     pictures: np.ndarray | None = None
     times: list[float] = []
     for number, shown in enumerate(frames):
         if pictures is None:
             width, height = frame_size(*_displayed(source.clip, shown.frame), len(wanted), budget)
-            scaler, pictures = _Scaler(width, height), np.empty((len(wanted), height, width, 3), np.uint8)
+            scaler, pictures = _Scaler(width, height), room((len(wanted), height, width, 3))
         fresh = not times or shown.time != times[-1]
         pictures[number] = scaler.pixels(shown.frame) if fresh else pictures[number - 1]
         times.append(shown.time)
