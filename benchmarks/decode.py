@@ -3,9 +3,11 @@
 Each reader gives the same frames of a clip at the same size (checked: same count, and a mean difference of at most
 `BOUND` grey levels, for the filters differ), once alone and eight at once. The others may choose: every thread count
 and way of seeking that they have is tried and the fastest counts, while this project's reader runs as the workers run
-it. Readers take turns, so that a busy moment hits all of them, and the median of the rounds counts; `spread` is the
-fastest and the slowest round. `ratio_vs_fastest` is the fastest other's time divided by ours: 1 or more is at least as
-fast. `cpu_ratio_vs_least` is the same of processor time, which other work on the machine disturbs less.
+it: one clip in its own process, eight by a process for each core (`shared.decoders`), started before anything is timed;
+their processor time counts. Readers take turns, so that a busy moment hits all of them, and the median of the rounds
+counts; `spread` is the fastest and the slowest round. `ratio_vs_fastest` is the fastest other's time divided by ours: 1
+or more is at least as fast. `cpu_ratio_vs_least` is the same of processor time, which other work on the machine
+disturbs less.
 
 The others live in an environment of their own (`.venvs/bench`, from requirements-decode.txt); what does not install or
 load there is reported as absent. Clips: the sandbox's, one of them in seven more codings, and those of a folder
@@ -73,7 +75,7 @@ class Way(NamedTuple):
 
 
 def ways(column: str) -> list[Way]:
-    """What is tried in a column; the project's reader as its workers call it, alone and side by side."""
+    """What is tried in a column; the project's reader as its workers call it: alone, and in a pool of processes."""
     alone = column == "one_at_a_time"
     threads = (0, 1) if alone else (1,)
     seeks = ("exact", "approximate")

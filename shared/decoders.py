@@ -1,12 +1,12 @@
 """Clips sampled in processes of their own: on all cores without one interpreter's lock, and none takes its reader down.
 
-A process samples one clip at a time (`shared.video.sample`) into memory that it shares with the parent, which gets the
-frames without a copy. One that dies, or is ended because its clip takes too long, is replaced; its clip is a
-MediaError, and the others go on. How much memory a clip may take is a limit of the process.
+A process samples one clip at a time (`shared.video.sample`), into memory that it shares with the parent. One that dies,
+or is ended because its clip takes too long, is replaced; its clip is a MediaError, and the others go on. How much memory
+a clip may take is a limit of the process.
 
 Parent and process speak over a socket of datagrams: `{"path", "budget"}` there; back `{"ready"}` once, then for each
-clip `{"refused"}`, or `{"shape", "fps", "seconds"}` with a descriptor of memory that holds the frames and after them
-their indices (int64).
+clip `{"refused"}`, or `{"shape", "fps", "seconds"}`: then the shared memory holds the frames, and after them their
+indices. It is used again for each clip and copied from, for fresh memory costs more than a copy.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Decoders:
             for process in list(self._processes):
                 process.kill()
         self._threads.shutdown()
-        for process in self._processes:
-            process.end()
+        while self._processes:
+            self._processes.pop().end()
 
     def __enter__(self) -> Decoders:
         return self
@@ -94,6 +94,30 @@ class Decoders:
             raise MediaError(f"{path}: {lost}") from lost
 
 
+class _Memory:
+    """What parent and process share: the frames of a clip, and after them their indices. It grows, and is kept."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._mapped: mmap.mmap | bytes = b""
+
+    def frames(self, shape: tuple[int, ...]) -> np.ndarray:
+        """[T, H, W, 3] uint8."""
+        return self._whole(shape)[: prod(shape)].reshape(shape)
+
+    def indices(self, shape: tuple[int, ...]) -> np.ndarray:
+        """[T] int64, of frames of this shape."""
+        return self._whole(shape)[prod(shape) :].view(np.int64)
+
+    def _whole(self, shape: tuple[int, ...]) -> np.ndarray:
+        size = prod(shape) + shape[0] * np.dtype(np.int64).itemsize
+        if len(self._mapped) < size:
+            if os.fstat(self.descriptor).st_size < size:
+                os.ftruncate(self.descriptor, size)
+            self._mapped = mmap.mmap(self.descriptor, 0)
+        return np.frombuffer(self._mapped, np.uint8, size)
+
+
 class _LostError(Exception):
     """The process is gone, through its clip; says how."""
 
@@ -103,15 +127,16 @@ class _Process:
 
     def __init__(self, limits: MediaLimits) -> None:
         self._limits = limits
+        self._memory = _Memory(os.memfd_create("frames"))
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-m", "shared.decoders"]
+            given = [theirs.fileno(), self._memory.descriptor]
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(os.getpid()), limits.model_dump_json()],
+                [sys.executable, "-m", "shared.decoders", *map(str, given), str(os.getpid()), limits.model_dump_json()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's, which would reserve memory for each core
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's, which would reserve memory for each core
+                pass_fds=given,
             )
         try:
             self._receive(START_SECONDS)
@@ -126,21 +151,17 @@ class _Process:
         """Raises MediaError as `shared.video.sample` does; _LostError where the clip ended the process."""
         with suppress(ConnectionError):  # it is gone: no answer says so
             self._socket.send(json.dumps({"path": str(path), "budget": budget.model_dump()}).encode())
-        answer, memory = self._receive(self._limits.wall_seconds + GRACE_SECONDS)
+        answer = self._receive(self._limits.wall_seconds + GRACE_SECONDS)
         if "refused" in answer:
             raise MediaError(answer["refused"])
-        shared = mmap.mmap(memory, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        os.close(memory)
-        shape = answer["shape"]
-        frames = np.frombuffer(shared, np.uint8, prod(shape)).reshape(shape)
-        indices = np.frombuffer(shared, np.int64, shape[0], offset=prod(shape))
-        return SampledClip(frames, tuple(indices.tolist()), answer["fps"], answer["seconds"])
+        shape = tuple(answer["shape"])
+        indices = tuple(self._memory.indices(shape).tolist())
+        return SampledClip(self._memory.frames(shape).copy(), indices, answer["fps"], answer["seconds"])
 
-    def _receive(self, seconds: float) -> tuple[dict[str, Any], int]:
-        """A message, and the descriptor that came with it (-1 without)."""
+    def _receive(self, seconds: float) -> dict[str, Any]:
         self._socket.settimeout(seconds)
         try:
-            message, descriptors, _, _ = socket.recv_fds(self._socket, _MESSAGE, 1)
+            message = self._socket.recv(_MESSAGE)
         except TimeoutError as error:
             self.kill()
             raise _LostError(f"takes longer than {seconds:g} s to decode; re-encode it") from error
@@ -148,7 +169,8 @@ class _Process:
             message = b""
         if not message:
             raise self._gone()
-        return json.loads(message), *(descriptors or [-1])
+        answer: dict[str, Any] = json.loads(message)
+        return answer
 
     def _gone(self) -> Exception:
         code = self._process.wait()
@@ -164,62 +186,38 @@ class _Process:
     def end(self) -> None:
         self.kill()
         self._socket.close()
+        os.close(self._memory.descriptor)
 
 
 # --- in the process --------------------------------------------------------------------------------
 
 
-class _Room:
-    """Memory that another process can be handed: a clip's frames, and after them their indices."""
-
-    def __init__(self) -> None:
-        self.descriptor = -1
-
-    def frames(self, shape: tuple[int, ...]) -> np.ndarray:
-        """[T, H, W, 3] uint8. A clip that is decoded a second time gets other memory."""
-        self.close()
-        self.descriptor = os.memfd_create("frames")
-        os.ftruncate(self.descriptor, prod(shape) + shape[0] * np.dtype(np.int64).itemsize)
-        self._memory = mmap.mmap(self.descriptor, 0)
-        return np.frombuffer(self._memory, np.uint8, prod(shape)).reshape(shape)
-
-    def put(self, indices: tuple[int, ...]) -> None:
-        behind = len(self._memory) - len(indices) * np.dtype(np.int64).itemsize
-        np.frombuffer(self._memory, np.int64, offset=behind)[:] = indices
-
-    def close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-
-
 def main() -> None:
     """Sample clips until the parent is gone."""
-    descriptor, parent, limits = int(sys.argv[1]), int(sys.argv[2]), MediaLimits.model_validate_json(sys.argv[3])
+    messages, memory, parent = map(int, sys.argv[1:4])
+    limits = MediaLimits.model_validate_json(sys.argv[4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also amid a clip, whatever ended the parent
     if os.getppid() != parent:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (limits.max_memory, limits.max_memory))
-    with socket.socket(fileno=descriptor) as speaks:
+    room = _Memory(memory)
+    with socket.socket(fileno=messages) as speaks:
         speaks.send(json.dumps({"ready": True}).encode())
         while request := speaks.recv(_MESSAGE):
-            room = _Room()
-            answer = _answer(json.loads(request), limits, room)
-            descriptors = [room.descriptor] if "shape" in answer else []
-            socket.send_fds(speaks, [json.dumps(answer).encode()], descriptors)
-            room.close()
+            speaks.send(json.dumps(_answer(json.loads(request), limits, room)).encode())
 
 
-def _answer(request: dict[str, Any], limits: MediaLimits, room: _Room) -> dict[str, Any]:
+def _answer(request: dict[str, Any], limits: MediaLimits, room: _Memory) -> dict[str, Any]:
     path, budget = Path(request["path"]), VideoBudget(**request["budget"])
     try:
         clip = sample(path, budget, limits=limits, threads=1, room=room.frames)
     except MediaError as error:
         return {"refused": str(error)}
-    room.put(clip.indices)
-    return {"shape": clip.frames.shape, "fps": clip.fps, "seconds": clip.seconds}
+    shape = clip.frames.shape
+    room.indices(shape)[:] = clip.indices
+    return {"shape": shape, "fps": clip.fps, "seconds": clip.seconds}
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class _Scaler:
         self._size, self._scaling, self._converting = (width, height), VideoReformatter(), VideoReformatter()
 
     def pixels(self, frame: VideoFrame) -> np.ndarray:
-        """[height, width, 3] uint8 RGB, upright."""
+        """[height, width, 3] uint8 RGB, upright: a view of the scaled frame, not a copy."""
         width, height = self._size[::-1] if frame.rotation % 180 else self._size
         scaled, between = frame, _BETWEEN.get(frame.format.name)
         if between and 2 * width >= frame.width and 2 * height >= frame.height and not _has_size(frame, width, height):
@@ -85,7 +85,9 @@ class _Scaler:
         small = self._converting.reformat(
             scaled, width, height, format="rgb24", interpolation=Interpolation.AREA, threads=1
         )
-        return np.rot90(small.to_ndarray(), frame.rotation // 90)
+        plane = small.planes[0]
+        lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+        return np.rot90(lines[:, : 3 * width].reshape(height, width, 3), frame.rotation // 90)
 
 
 def _has_size(frame: VideoFrame, width: int, height: int) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -13,10 +13,11 @@ from shared import child
 from shared.budget import VideoBudget, frame_size, sample_times
 from shared.context import Context
 from shared.contracts import PredictRecipe
+from shared.decoders import Decoders
 from shared.errors import InputError, MediaError, Stopped
 from shared.schema import Clip, Prediction, Question, Rows, write_jsonl
 from shared.settings import settings
-from shared.video import SampledClip, sample
+from shared.video import SampledClip
 from shared.vlm.encode import encoder
 from workers.inference.engines import POOL, Answer, Asked, read_checkpoint
 
@@ -93,7 +94,7 @@ def answer(
     (model,) = models
     began = time.monotonic()
     batches = cut(questions, rows.clips, recipe.video)
-    with ThreadPoolExecutor(settings().decode_threads, thread_name_prefix="decode") as decoders:
+    with Decoders(settings().decode_threads) as decoders:
         ahead = decode(decoders, batches[0], rows, recipe.video)
         engine = POOL.engine(read_checkpoint(model), encoder(model), recipe)
         loaded = mark = time.monotonic()
@@ -135,10 +136,10 @@ def frame_bytes(clip: Clip, video: VideoBudget) -> int:
     return frames * width * height * 3
 
 
-def decode(decoders: ThreadPoolExecutor, batch: Sequence[Question], rows: Rows, video: VideoBudget) -> Frames:
+def decode(decoders: Decoders, batch: Sequence[Question], rows: Rows, video: VideoBudget) -> Frames:
     """Start decoding the clips of a batch."""
     digests = dict.fromkeys(question.clip for question in batch)
-    return {digest: decoders.submit(sample, rows.clip_path(digest), video) for digest in digests}
+    return {digest: decoders.submit(rows.clip_path(digest), video) for digest in digests}
 
 
 def asked(batch: Sequence[Question], frames: Frames, video: VideoBudget) -> Iterator[Asked]:
