@@ -1,8 +1,8 @@
 """Clips sampled in processes of their own: on all cores without one interpreter's lock, and none takes its reader down.
 
 A process samples one clip at a time (`shared.video.sample`), into memory that it shares with the parent. One that dies,
-or is ended because its clip takes too long, is replaced; its clip is a MediaError, and the others go on. How much memory
-a clip may take is a limit of the process.
+or is ended because its clip takes too long, is replaced; its clip is a MediaError, and the others go on. How much
+memory a clip may take is a limit of the process.
 
 Parent and process speak over a socket of datagrams: `{"path", "budget"}` there; back `{"ready"}` once, then for each
 clip `{"refused"}`, or `{"shape", "fps", "seconds"}`: then the shared memory holds the frames, and after them their
@@ -51,7 +51,7 @@ class Decoders:
         self._processes: list[_Process] = []
 
     def submit(self, path: Path, budget: VideoBudget) -> Future[SampledClip]:
-        """`sample(path, budget)`. Its result raises MediaError as `sample` does, and where the clip ends its process."""
+        """`sample(path, budget)`. The future raises MediaError as it does, and where the clip ends its process."""
         return self._threads.submit(self._sample, path, budget)
 
     def start(self) -> None:

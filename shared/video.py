@@ -86,7 +86,7 @@ class _Scaler:
             scaled, width, height, format="rgb24", interpolation=Interpolation.AREA, threads=1
         )
         plane = small.planes[0]
-        lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
         return np.rot90(lines[:, : 3 * width].reshape(height, width, 3), frame.rotation // 90)
 
 
