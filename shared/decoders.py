@@ -57,7 +57,12 @@ class Decoders:
     def start(self) -> None:
         """Start all processes now, and wait until they can take a clip."""
         all_here = threading.Barrier(self._number)
-        for begun in [self._threads.submit(lambda: (self._process(), all_here.wait())) for _ in range(self._number)]:
+
+        def begin() -> None:
+            all_here.wait()  # each thread takes one of these, and has a process of its own
+            self._process()
+
+        for begun in [self._threads.submit(begin) for _ in range(self._number)]:
             begun.result()
 
     def shutdown(self, *, cancel_futures: bool = False) -> None:
@@ -81,8 +86,9 @@ class Decoders:
         process: _Process | None = getattr(self._own, "process", None)
         if process is None or not process.alive:
             if process is not None:
-                process.end()
+                self._own.process = None
                 self._processes.remove(process)
+                process.end()
             process = self._own.process = _Process(self._limits)
             self._processes.append(process)
         return process
@@ -91,7 +97,7 @@ class Decoders:
         try:
             return self._process().sample(path, budget)
         except _LostError as lost:
-            raise MediaError(f"{path}: {lost}") from lost
+            raise MediaError(f"{path}: takes its decoder down ({lost}); re-encode it") from lost
 
 
 class _Memory:
@@ -141,7 +147,8 @@ class _Process:
         try:
             self._receive(START_SECONDS)
         except _LostError as lost:
-            raise RoadQAError(f"a process that decodes clips does not start: {lost}; its stderr says more") from lost
+            self.end()
+            raise RoadQAError(f"a process that decodes clips does not start ({lost}); its stderr says more") from lost
 
     @property
     def alive(self) -> bool:
@@ -164,7 +171,7 @@ class _Process:
             message = self._socket.recv(_MESSAGE)
         except TimeoutError as error:
             self.kill()
-            raise _LostError(f"takes longer than {seconds:g} s to decode; re-encode it") from error
+            raise _LostError(f"no answer in {seconds:g} s") from error
         except ConnectionError:
             message = b""
         if not message:
@@ -176,8 +183,7 @@ class _Process:
         code = self._process.wait()
         if code == -signal.SIGKILL:  # no decoder's doing: the machine was short of memory, or somebody ended it
             return RoadQAError("a process that decodes clips was killed (SIGKILL); was there too little memory?")
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return _LostError(f"takes its decoder down ({how}); re-encode it")
+        return _LostError(signal.Signals(-code).name if code < 0 else f"exit code {code}")
 
     def kill(self) -> None:
         self._process.kill()

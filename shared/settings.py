@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     engine_kv_offload_bytes: int = Field(0, ge=0, description="host memory the KV cache may spill into (GPU)")
     engine_processes: bool = Field(False, description="engine in its own process: overlaps, but starts slower")
     vllm_lacks: str = Field("", description="schemes vLLM has no kernel for here, as `make up` finds them for a CPU")
-    decode_threads: int = Field(2, ge=1, description="clips decoded at once beside the engine")
+    decode_threads: int = Field(2, ge=1, description="clips decoded at once beside the engine, each in a process")
 
     serve_api_key: SecretStr = Field(SecretStr(""), description="key that `serve` asks for; none: it asks for none")
 

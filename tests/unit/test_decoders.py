@@ -138,7 +138,7 @@ def test_a_clip_that_hangs_its_decoder_is_refused_and_the_others_go_on(
         first.suspend()
         began = time.monotonic()
         hanging, following = decoders.submit(clip, BUDGET), decoders.submit(clip, BUDGET)
-        with pytest.raises(MediaError, match=r"sound\.mp4: takes longer than 1 s"):
+        with pytest.raises(MediaError, match=r"sound\.mp4: takes its decoder down \(no answer in 1 s\)"):
             hanging.result()
         assert time.monotonic() - began >= 1
         assert len(following.result().frames) > 0
@@ -177,6 +177,16 @@ def test_what_is_under_way_is_dropped_when_asked(one: Decoders, long_clip: Path)
     assert waiting.cancelled()
     assert isinstance(running.exception(), RoadQAError)
     assert gone(process.pid)
+
+
+def test_a_process_that_does_not_start_says_so(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Decoders(2) as decoders:
+        with pytest.raises(RoadQAError, match=r"does not start \(exit code 1\)"):
+            decoders.start()
+        with pytest.raises(RoadQAError, match="does not start") as found:
+            decoders.submit(clip, BUDGET).result()
+        assert not isinstance(found.value, MediaError), "the clip is not to blame"
 
 
 @pytest.mark.parametrize("amid_a_clip", [False, True])
