@@ -26,6 +26,7 @@ from services.cli import (
     serve,
     show,
     tracing,
+    verify,
 )
 from services.cli.collect import collect
 from services.cli.finish import finish
@@ -338,6 +339,26 @@ def serve_(model: str, port: int, force: bool, vllm_options: tuple[str, ...]) ->
         serve.serve(artifact, model, port, (*(["--force"] if force else []), *vllm_options), ready)
     except KeyboardInterrupt:
         click.echo(f"{model} is no longer served", err=True)
+
+
+@main.command("verify", epilog=_example("roadqa verify sandbox-tiny held-out", "roadqa verify MODEL DATASET --fps 1"))
+@click.argument("model")
+@click.argument("dataset")
+@click.option("--limit", default=32, show_default=True, type=click.IntRange(0),
+              help="Questions, spread evenly over the dataset; 0: all.")  # fmt: skip
+@click.option("--fps", type=float, help="Frames a second the engine is asked at, instead of the training's.")
+@click.option("--tokens-per-patch", type=int, help="Cap of visual tokens that the engine is asked at.")
+@click.option("--system-prompt", type=click.Choice(["none", "short", "expert"]), help="What the engine is asked with.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def verify_(model: str, dataset: str, limit: int, as_json: bool, **changed: Any) -> None:
+    """Compare what trainer and engine show the model, in bulk and over HTTP; exit status 1 where they differ.
+
+    Token ids, visual grids, timestamps and pixels must be equal, the choices' log-probabilities within a bound.
+    """
+    with show.progress() as progress:
+        found = verify.verify(store(), model, dataset, changed, limit, progress)
+    _as_json({"equal": found.equal, **found.model_dump(mode="json")}) if as_json else show.verified(found)
+    sys.exit(0 if found.equal else 1)
 
 
 @main.command(epilog=_example("roadqa rejected RUN", "roadqa rejected RUN --step augmented --json"))

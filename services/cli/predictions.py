@@ -18,7 +18,7 @@ from shared.store import Store
 def plan(store: Store, dataset: str, model: str, engine: str, system_prompt: str | None, progress: Progress) -> Plan:
     """A run that only predicts. The model is asked as it was trained, where its card tells how."""
     artifact = resolve_model(store, "base", model, progress)
-    asked = _recipe(store, artifact)
+    asked = card_recipe(store, artifact)
     pipeline = Pipeline.model_validate(
         {
             "name": "predict",
@@ -35,7 +35,8 @@ def plan(store: Store, dataset: str, model: str, engine: str, system_prompt: str
     )
 
 
-def _recipe(store: Store, artifact: str) -> dict[str, Any]:
+def card_recipe(store: Store, artifact: str) -> dict[str, Any]:
+    """The recipe on a model's card: how it was trained; empty where it does not tell."""
     try:
         card = json.loads(store.read_file(artifact, "card.json"))
     except NotInStoreError:

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -23,21 +24,52 @@ _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 30  #: for answers under way, when asked to end
 
 
+class EndedError(RoadQAError):
+    """The server ended by itself; it has told why."""
+
+
 def serve(artifact: str, name: str, port: int, more: Sequence[str], ready: Callable[[str], None]) -> None:
     """Answer on loopback until Ctrl-C or SIGTERM; `ready(url)` is called once it listens.
 
     Raises:
         UsageError: there is no environment of the inference worker here, or the port is taken.
-        RoadQAError: the server ended by itself; it has told why.
+        EndedError: the server ended by itself; it has told why.
     """
-    _check(port)
-    url = f"http://127.0.0.1:{port}"
     with _server(artifact, name, port, more) as process:
-        while process.poll() is None and not _answers(url):
-            time.sleep(_POLL_SECONDS)
-        if process.poll() is None:
-            ready(url)
-        raise RoadQAError(f"the server ended ({process.wait()}); its last lines say why")
+        ready(_until_it_answers(process, port))
+        raise _ended(process)
+
+
+@contextmanager
+def served(artifact: str, name: str, port: int, more: Sequence[str], log: IO[bytes]) -> Iterator[str]:
+    """The address of a server for the time of the block; what it says goes to `log`.
+
+    Raises:
+        UsageError: there is no environment of the inference worker here, or the port is taken.
+        EndedError: the server ended before it listened.
+    """
+    with _server(artifact, name, port, more, log) as process:
+        yield _until_it_answers(process, port)
+
+
+def _until_it_answers(process: subprocess.Popen[bytes], port: int) -> str:
+    url = f"http://127.0.0.1:{port}"
+    while process.poll() is None:
+        if _answers(url):
+            return url
+        time.sleep(_POLL_SECONDS)
+    raise _ended(process)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> EndedError:
+    return EndedError(f"the server ended ({process.wait()}); its last lines say why")
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _check(port: int) -> None:
@@ -54,15 +86,19 @@ def _check(port: int) -> None:
 
 
 @contextmanager
-def _server(artifact: str, name: str, port: int, more: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _server(
+    artifact: str, name: str, port: int, more: Sequence[str], log: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """The process, in a session of its own: a terminal's Ctrl-C reaches it through here alone."""
+    _check(port)
     options = ["--served-model-name", name, "--port", str(port), *more]
     cache = settings().cache_dir.absolute().with_name("serve")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "ROADQA_CACHE_DIR": str(cache)}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = subprocess.Popen(
-        [PYTHON, "-m", "workers.inference.serve", artifact, *options], env=env, start_new_session=True
-    )
+        [PYTHON, "-m", "workers.inference.serve", artifact, *options],
+        env=env, start_new_session=True, stdout=log, stderr=log,
+    )  # fmt: skip
     try:
         yield process
     finally:

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from services.cli import detailview, planview, render, traceview, trustview
+from services.cli import detailview, planview, render, traceview, trustview, verifyview
 from services.cli.data import Progress as Tell
 from services.cli.doctor import Finding
 from services.cli.estimate import Estimate
@@ -18,6 +18,7 @@ from services.cli.forecast import Forecast
 from services.cli.rejected import TurnedAway
 from services.cli.runs import Step
 from services.cli.trust import Point, Trust
+from services.cli.verify import Verified
 from shared.pipeline import Limits
 
 _WIDE = 160  # columns where the output is a file or a pipe
@@ -116,6 +117,10 @@ def run_list(listed: Mapping[str, str]) -> None:
 
 def trace(found: Mapping[str, Any]) -> None:
     _out.print(traceview.trace_view(found))
+
+
+def verified(found: Verified) -> None:
+    _out.print(verifyview.view(found))
 
 
 def table(found: Any) -> None:

@@ -45,6 +45,14 @@ class Answer(NamedTuple):
     prompt_tokens: int
 
 
+class Shown(NamedTuple):
+    """What a model was shown of one question, and what it makes of it."""
+
+    token_ids: list[int]
+    clip: dict[str, Any]  #: as the engine's own processor made it: pixel_values_videos, video_grid_thw, timestamps
+    logprobs: tuple[float, ...]  #: one for each choice, normalised over the choices
+
+
 class Engine(Protocol):
     """A loaded model."""
 

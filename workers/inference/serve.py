@@ -6,7 +6,6 @@ what is chosen here, and wins. It runs in this process, whose workspace holds th
 """
 
 import json
-import math
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared import verdicts
-from shared.budget import CELL, TEMPORAL_PATCH, VideoBudget
+from shared.budget import VideoBudget
 from shared.errors import InputError, RoadQAError, UsageError
 from shared.settings import settings
 from shared.store import Store, store
@@ -30,7 +29,8 @@ HOST, PORT = "127.0.0.1", 8000
 ANSWER_TOKENS = 1024  #: room for an answer with its reasons, beside the longest prompt
 #: Reserved never to exist (RFC 6761). vLLM takes an empty list of domains for all of them.
 NOWHERE = "nowhere.invalid"
-#: Containers of one clip. ffmpeg would take a script that names other files, or a playlist, for a clip as well.
+#: Containers of one clip, for those who choose OpenCV by `--media-io-kwargs`: ffmpeg would take a script that names
+#: other files, or a playlist, for a clip as well.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
 #: Read by vLLM and its libraries.
 ENVIRONMENT = {
@@ -96,16 +96,6 @@ def video_budget(folder: Path) -> VideoBudget:
     return VideoBudget.model_validate(recipe.get("video", {}))
 
 
-def clip_size(video: VideoBudget) -> dict[str, int]:
-    """The Qwen3-VL processor's bounds of a clip, frames × height × width in pixels, that keep it within the budget.
-
-    It bounds the clip as a whole: a clip of few frames may get more tokens for each than `tokens_per_patch`.
-    """
-    patch = TEMPORAL_PATCH * CELL * CELL  # what one visual token covers
-    tokens = min(video.tokens_per_clip, math.ceil(video.max_frames / TEMPORAL_PATCH) * video.tokens_per_patch)
-    return {"shortest_edge": patch, "longest_edge": tokens * patch}
-
-
 def arguments(checkpoint: "Checkpoint", model: str) -> list[str]:
     """vLLM's options: what the settings say, the card's video budget, and no door open but the promised ones.
 
@@ -114,15 +104,14 @@ def arguments(checkpoint: "Checkpoint", model: str) -> list[str]:
     """
     from workers.inference import vllm_engine as engine
     from workers.inference.engines import longest_prompt
+    from workers.inference.media import io_options  # and with it vLLM has our loader
 
     if engine.current_platform.is_cpu() and checkpoint.quantization and not engine.has_kernel(checkpoint.quantization):
         raise InputError(f"{model}: vLLM has no kernel for {checkpoint.quantization} on this CPU; serve it on a GPU")
     video = video_budget(checkpoint.folder)
     chosen: dict[str, Any] = engine.options(checkpoint, longest_prompt(video) + ANSWER_TOKENS) | {
         "gpu_memory_utilization": engine.GPU_MEMORY,  # one engine, unlike in the worker
-        # vLLM samples and resizes the clip itself here: within the budget, but other instants than `shared.video`'s.
-        "media_io_kwargs": {"video": {"fps": video.fps, "max_frames": video.max_frames}},
-        "mm_processor_kwargs": {"size": clip_size(video)},
+        "media_io_kwargs": io_options(video),
         "model": str(checkpoint.folder),
         "served_model_name": model,
         "host": HOST,

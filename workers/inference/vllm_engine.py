@@ -12,8 +12,8 @@ from shared.errors import InputError
 from shared.machine import has_avx512
 from shared.prompts import SystemPrompt
 from shared.settings import settings
-from shared.vlm.encode import VIDEO_KWARGS, Encoder, metadata
-from workers.inference.engines import Answer, Asked, Checkpoint, ParityError
+from shared.vlm.encode import VIDEO_KWARGS, Encoder
+from workers.inference.engines import Answer, Asked, Checkpoint, ParityError, Shown
 
 # Read by vLLM when it is imported.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -24,6 +24,8 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(settings().engine_process
 
 from vllm import LLM, SamplingParams
 from vllm.platforms import current_platform
+
+from workers.inference.media import told
 
 #: compressed-tensors formats that vLLM can run on a CPU, with the operator each needs (None: torch's own); int4's needs
 #: AVX-512.
@@ -62,36 +64,59 @@ class VLLMEngine:
         gc.collect()
 
     def answer(self, asked: Sequence[Asked], system_prompt: SystemPrompt) -> list[Answer]:
-        prompts = [self._prompt(item, system_prompt) for item in asked]
-        letters = [self._encoder.letter_ids(len(item.question.choices)) for item in asked]
-        params = [
-            SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=ids, detokenize=False) for ids in letters
-        ]
-        outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        for item, output in zip(asked, outputs := self._outputs(asked, system_prompt), strict=True):
+            self._check(item, output, system_prompt)
+        return self._answers(asked, outputs)
+
+    def shown(self, asked: Sequence[Asked], system_prompt: SystemPrompt) -> list[Shown]:
+        """What the model is shown, whatever the encoder says to it: unlike `answer`, this judges nothing."""
+        rendered = self._llm.renderer.render_cmpl(
+            [self._prompt(item, system_prompt) for item in asked], skip_mm_cache=True
+        )
+        outputs = self._outputs(asked, system_prompt)
         return [
-            self._answer(item, ids, output, system_prompt)
-            for item, ids, output in zip(asked, letters, outputs, strict=True)
+            Shown(output.prompt_token_ids, inputs["mm_kwargs"]["video"][0].get_data(), answer.logprobs)
+            for output, inputs, answer in zip(outputs, rendered, self._answers(asked, outputs), strict=True)
         ]
 
+    @property
+    def precision(self) -> str:
+        """Type of its arithmetic, as torch calls it."""
+        return str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
+
+    def _outputs(self, asked: Sequence[Asked], system_prompt: SystemPrompt) -> list[Any]:
+        prompts = [self._prompt(item, system_prompt) for item in asked]
+        params = [
+            SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=self._letters(item), detokenize=False)
+            for item in asked
+        ]
+        return list(self._llm.generate(prompts, params, use_tqdm=False))
+
+    def _letters(self, item: Asked) -> list[int]:
+        return self._encoder.letter_ids(len(item.question.choices))
+
     def _prompt(self, item: Asked, system_prompt: SystemPrompt) -> dict[str, Any]:
-        about = metadata(item.clip)
-        told = {name: about[name] for name in about} | {"video_backend": "opencv", "do_sample_frames": False}
         return {
             "prompt_token_ids": self._encoder.short_ids(item.question, system_prompt),
-            "multi_modal_data": {"video": [(item.clip.frames, told)]},
+            "multi_modal_data": {"video": [(item.clip.frames, told(item.clip))]},
             "multi_modal_uuids": {"video": [item.frames_id]},
         }
 
-    def _answer(self, item: Asked, letters: list[int], output: Any, system_prompt: SystemPrompt) -> Answer:
+    def _check(self, item: Asked, output: Any, system_prompt: SystemPrompt) -> None:
         due = self._encoder.prompt_ids(item.question, item.clip, system_prompt)
         if output.prompt_token_ids != due:
             raise ParityError(
                 f"question {item.question.id}: the engine saw {len(output.prompt_token_ids)} tokens, "
                 f"the encoder says {len(due)}; check the installed vLLM and transformers against the lock file"
             )
-        found = output.outputs[0].logprobs[0]
-        logprobs = torch.log_softmax(torch.tensor([found[token].logprob for token in letters]), dim=-1)
-        return Answer(tuple(logprobs.tolist()), len(due))
+
+    def _answers(self, asked: Sequence[Asked], outputs: Sequence[Any]) -> list[Answer]:
+        answers: list[Answer] = []
+        for item, output in zip(asked, outputs, strict=True):
+            found = output.outputs[0].logprobs[0]
+            chosen = torch.tensor([found[token].logprob for token in self._letters(item)])
+            answers.append(Answer(tuple(torch.log_softmax(chosen, dim=-1).tolist()), len(output.prompt_token_ids)))
+        return answers
 
 
 def has_kernel(quantization: str) -> bool:

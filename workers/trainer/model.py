@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # seconds to import, and only some recipes need them
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load the base, which `files.check` has accepted."""
+def load(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+    """Load the base, which `files.check` has accepted; "auto": in the type that its config tells."""
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )

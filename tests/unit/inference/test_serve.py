@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from vllm import envs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from shared.budget import VideoBudget, frame_size, visual_tokens
+from shared.budget import VideoBudget
 from shared.errors import InputError, UsageError
 from shared.settings import Settings
+from shared.vlm.encode import VIDEO_KWARGS
 from workers.inference import serve
 from workers.inference.door import Door
 from workers.inference.engines import read_checkpoint
@@ -49,18 +51,21 @@ def test_nothing_is_open_but_what_is_promised(base: Path) -> None:
 
 
 def test_the_models_card_decides_how_much_of_a_clip_it_sees(model: Path) -> None:
-    assert understood(model).media_io_kwargs == {"video": {"fps": 2.0, "max_frames": 768}}
+    assert told_of_clips(model) == VideoBudget()
     (model / "card.json").write_text(json.dumps({"recipe": {"video": {"fps": 4, "max_frames": 8}}}))
-    assert understood(model).media_io_kwargs == {"video": {"fps": 4.0, "max_frames": 8}}
+    assert told_of_clips(model) == VideoBudget(fps=4, max_frames=8)
 
 
-@pytest.mark.parametrize("video", [VideoBudget(), VideoBudget(tokens_per_patch=6, max_frames=8)])
-def test_a_clip_as_large_as_allowed_is_as_large_as_the_budgets(video: VideoBudget) -> None:
-    size = serve.clip_size(video)
-    width, height = frame_size(3840, 2160, video.max_frames, video)
-    assert video.max_frames * width * height <= size["longest_edge"]
-    assert size["longest_edge"] // size["shortest_edge"] <= video.tokens_per_clip
-    assert visual_tokens(width, height, video.max_frames) > 0.6 * size["longest_edge"] / size["shortest_edge"]
+def told_of_clips(model: Path) -> VideoBudget:
+    """The budget that our loader of clips is given, whichever way vLLM finds it."""
+    told = understood(model)
+    options = dict(told.media_io_kwargs["video"])
+    assert options.pop("video_backend") == VIDEO_LOADER_REGISTRY.get_backend_for_video_processor(
+        "Qwen3VLVideoProcessor"
+    )
+    assert options.pop("num_frames") == 0
+    assert told.mm_processor_kwargs == VIDEO_KWARGS, "frames are final"
+    return VideoBudget.model_validate(options)
 
 
 def test_settings_reach_the_engine(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
