@@ -18,8 +18,10 @@ from shared.prompts import SystemPrompt, letter
 from shared.schema import Frozen, write_jsonl
 
 Precision = Literal["float32", "bfloat16", "float16"]
-#: By which a choice's log-probability may differ, normalised over the choices. Engines add up in different orders:
-#: what they may differ by is some units of the type's last place (2^-24, 2^-8, 2^-11), through all layers.
+#: By which a choice's log-probability may differ, normalised over the choices. Engines add up in different orders, and
+#: what they may differ by is units of the type's last place (2^-24, 2^-8, 2^-11), through all layers. Measured on 63
+#: questions with the sandbox's base: 0.00002 in float32 and 0.12 in bfloat16, whose own distance from 32 bits is up to
+#: 0.43 within one engine. float16: an eighth of bfloat16's, by its last place.
 BOUNDS: dict[Precision, float] = {"float32": 0.001, "bfloat16": 0.25, "float16": 0.03}
 BEFORE, AFTER = 8, 12  #: tokens shown round the first one that differs
 

@@ -349,14 +349,15 @@ def serve_(model: str, port: int, force: bool, vllm_options: tuple[str, ...]) ->
 @click.option("--fps", type=float, help="Frames a second the engine is asked at, instead of the training's.")
 @click.option("--tokens-per-patch", type=int, help="Cap of visual tokens that the engine is asked at.")
 @click.option("--system-prompt", type=click.Choice(["none", "short", "expert"]), help="What the engine is asked with.")
+@click.option("--url", help="A server that has the model, instead of one that is started for this.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def verify_(model: str, dataset: str, limit: int, as_json: bool, **changed: Any) -> None:
+def verify_(model: str, dataset: str, limit: int, url: str | None, as_json: bool, **changed: Any) -> None:
     """Compare what trainer and engine show the model, in bulk and over HTTP; exit status 1 where they differ.
 
     Token ids, visual grids, timestamps and pixels must be equal, the choices' log-probabilities within a bound.
     """
     with show.progress() as progress:
-        found = verify.verify(store(), model, dataset, changed, limit, progress)
+        found = verify.verify(store(), model, dataset, changed, limit, url, progress)
     _as_json({"equal": found.equal, **found.model_dump(mode="json")}) if as_json else show.verified(found)
     sys.exit(0 if found.equal else 1)
 

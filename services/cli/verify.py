@@ -40,8 +40,8 @@ class Verified(Frozen):
 class Environments:
     """What each environment sees of the rows in `rows`, with the model in `model`."""
 
-    def __init__(self, model: Path, rows: Path, artifact: str, name: str, own: Asking) -> None:
-        """`artifact`: the model's, for the server; `own`: how its card says it is asked.
+    def __init__(self, model: Path, rows: Path, artifact: str, name: str, own: Asking, url: str | None = None) -> None:
+        """`artifact`: the model's, for the server; `own`: how its card says it is asked; `url`: of a server that runs.
 
         Raises:
             UsageError: the workers' environments are not on this machine.
@@ -50,6 +50,7 @@ class Environments:
             if not _python(worker).is_file():
                 raise UsageError(f"{_python(worker)} is not there: `make setup`; containers hold one environment each")
         self._model, self._rows, self._artifact, self._name, self._own = model, rows, artifact, name, own
+        self._url = url
 
     def trainer(self, asking: Asking) -> list[Seen]:
         """As training encodes the rows; answered by a plain forward."""
@@ -61,6 +62,8 @@ class Environments:
 
     def http(self, asking: Asking) -> list[Seen]:
         """As a client's clips and questions arrive at the model behind `roadqa serve`."""
+        if self._url is not None:
+            return self._see("inference", asking, url=self._url, served_name=self._name)
         options = ["--force"]  # nobody else asks it
         if asking.video != self._own.video:
             options += ["--media-io-kwargs", '{"video": ' + asking.video.model_dump_json() + "}"]
@@ -94,11 +97,13 @@ def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "said nothing")
 
 
-def verify(store: Store, model: str, dataset: str, changed: dict[str, Any], limit: int, tell: Progress) -> Verified:
+def verify(
+    store: Store, model: str, dataset: str, changed: dict[str, Any], limit: int, url: str | None, tell: Progress
+) -> Verified:
     """Compare what the trainer and the engine see of a dataset's questions; `changed` of how the engine is asked.
 
     Raises:
-        UsageError: no such model or dataset, or an environment is missing.
+        UsageError: no such model or dataset, an environment is missing, or the server cannot be asked otherwise.
         RoadQAError: one of the sides cannot look at the questions; says why.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started ends with it
@@ -106,8 +111,10 @@ def verify(store: Store, model: str, dataset: str, changed: dict[str, Any], limi
     parts = resolve_data(store, dataset, dataset, tell)
     trained = as_trained(store, artifact)
     asked = changed_asking(trained, changed)
+    if url is not None and asked.video != trained.video:
+        raise UsageError("--url: that server samples as it was started; without --url one is started as you say")
     with store.workspace() as space:
-        sides = Environments(space / "model", space / "rows", artifact, model, trained)
+        sides = Environments(space / "model", space / "rows", artifact, model, trained, url)
         store.get_artifact(artifact, space / "model")
         lay_rows(store, parts, limit, space / "rows")
         return compare_sides(sides, model, dataset, trained, asked, tell)

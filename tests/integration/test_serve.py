@@ -148,6 +148,22 @@ def test_the_command_that_it_prints_works(served: Served, rows: list[tuple[Quest
     assert json.loads(done.stdout)["choices"][0]["message"]["content"] in ("A", "B"), done.stdout
 
 
+def test_the_served_model_sees_and_answers_as_the_trainer_does(served: Served) -> None:
+    roadqa = [sys.executable, "-m", "services.cli.main"]
+    drawn = [*roadqa, "import", "sandbox", "--split", "held-out", "--recordings", "2", "--clips", "2", "--json"]
+    dataset = json.loads(subprocess.run(drawn, env=served.env, capture_output=True, check=True).stdout)["dataset"]
+    verify = [*roadqa, "verify", MODEL, dataset, "--limit", "5", "--url", served.url, "--json"]
+    done = subprocess.run(verify, env=served.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = json.loads(done.stdout)
+    assert found["equal"]
+    for way in ("bulk", "http"):
+        one = found[way]
+        counts = [one[f"equal_{name}"] for name in ("token_ids", "grids", "timestamps", "pixels")]
+        assert counts == [5] * 4
+        assert 0 <= one["max_logprob_difference"] <= one["bound"]
+
+
 class Listener(ThreadingHTTPServer):
     """Counts who comes."""
 
@@ -180,9 +196,13 @@ def test_no_file_and_no_address_is_opened(
         (f"file://{clip}", "allowed-local-media-path"),
         (address, "allowed domains"),
         ("https://example.com/clip.mp4", "allowed domains"),
-        (data_url(f"ffconcat version 1.0\nfile {clip.name}\n".encode()), "Could not open video"),
-        (data_url(f"ffconcat version 1.0\nfile '{beside}'\n".encode()), "Could not open video"),
-        (data_url(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n".encode()), "Could not"),
+        (data_url(f"ffconcat version 1.0\nfile {clip.name}\n".encode()), "is an ffconcat script"),
+        (data_url(f"ffconcat version 1.0\nfile '{beside}'\n".encode()), "is an ffconcat script"),
+        (
+            data_url(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n".encode()),
+            "is a playlist",
+        ),
+        ("data:video/jpeg;base64,AAAA,AAAA", "num_frames"),
     ):
         status, text = served.ask("/v1/chat/completions", request(question, url))
         assert status >= 400, url

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.parity import BOUNDS, Comparison, Precision, Seen, around, compare, first_apart
@@ -120,6 +120,7 @@ def test_the_words_around_a_place_name_it_once(pieces: list[str], place: int) ->
     assert shown.count(f"⟦{here}⟧") == 1
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_planted_fault_is_missed(data: st.DataObject) -> None:
     """Whatever field of whichever question is changed, that question is named, and no other."""
