@@ -352,9 +352,10 @@ def serve_(model: str, port: int, force: bool, vllm_options: tuple[str, ...]) ->
 @click.option("--url", help="A server that has the model, instead of one that is started for this.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def verify_(model: str, dataset: str, limit: int, url: str | None, as_json: bool, **changed: Any) -> None:
-    """Compare what trainer and engine show the model, in bulk and over HTTP; exit status 1 where they differ.
+    """Compare what trainer and engine show the model.
 
-    Token ids, visual grids, timestamps and pixels must be equal, the choices' log-probabilities within a bound.
+    In bulk and over HTTP: token ids, visual grids, timestamps and pixels must be equal, the choices' log-probabilities
+    within a bound. What differs is shown side by side, and the exit status is 1.
     """
     with show.progress() as progress:
         found = verify.verify(store(), model, dataset, changed, limit, url, progress)
