@@ -57,7 +57,7 @@ def _over_http(
 ) -> dict[str, list[Seen]]:
     """What each arrives as at a server: one for all that leaves its clips alone, one for each other."""
     found: dict[str, list[Seen]] = {}
-    with (space / "log").open("wb") as log, serve.served(artifact, MODEL, serve.free_port(), (), log) as url:
+    with (space / "log").open("wb") as log, serve.served(artifact, MODEL, serve.free_port(), verify.SERVER, log) as url:
         one = Environments(space / "model", space / "rows", artifact, MODEL, trained, url)
         for name, asking in asked.items():
             if asking.video == trained.video:

@@ -349,16 +349,16 @@ def serve_(model: str, port: int, force: bool, vllm_options: tuple[str, ...]) ->
 @click.option("--fps", type=float, help="Frames a second the engine is asked at, instead of the training's.")
 @click.option("--tokens-per-patch", type=int, help="Cap of visual tokens that the engine is asked at.")
 @click.option("--system-prompt", type=click.Choice(["none", "short", "expert"]), help="What the engine is asked with.")
-@click.option("--url", help="A server that has the model, instead of one that is started for this.")
+@click.option("--http/--no-http", default=True, help="Whether a server is started and asked as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def verify_(model: str, dataset: str, limit: int, url: str | None, as_json: bool, **changed: Any) -> None:
+def verify_(model: str, dataset: str, limit: int, http: bool, as_json: bool, **changed: Any) -> None:
     """Compare what trainer and engine show the model.
 
     In bulk and over HTTP: token ids, visual grids, timestamps and pixels must be equal, the choices' log-probabilities
     within a bound. What differs is shown side by side, and the exit status is 1.
     """
     with show.progress() as progress:
-        found = verify.verify(store(), model, dataset, changed, limit, url, progress)
+        found = verify.verify(store(), model, dataset, changed, limit, http, progress)
     _as_json({"equal": found.equal, **found.model_dump(mode="json")}) if as_json else show.verified(found)
     sys.exit(0 if found.equal else 1)
 

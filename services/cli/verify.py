@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from shared.schema import Frozen, Question, read_jsonl, write_rows
 from shared.store import Store
 
 WAYS = ("bulk", "http")
+#: Of a server that only this asks: a refused model's too, and one that tells what it makes of a request.
+SERVER = ("--force", "--enable-scale-out")
 
 
 class Verified(Frozen):
@@ -30,11 +32,11 @@ class Verified(Frozen):
     trained: Asking  #: how the model was trained, by its card
     asked: Asking  #: how the engine was asked
     bulk: Comparison  #: as predict answers
-    http: Comparison  #: as `roadqa serve` answers
+    http: Comparison | None  #: as `roadqa serve` answers; None where no server was asked
 
     @property
     def equal(self) -> bool:
-        return self.bulk.equal and self.http.equal
+        return self.bulk.equal and (self.http is None or self.http.equal)
 
 
 class Environments:
@@ -64,7 +66,7 @@ class Environments:
         """As a client's clips and questions arrive at the model behind `roadqa serve`."""
         if self._url is not None:
             return self._see("inference", asking, url=self._url, served_name=self._name)
-        options = ["--force"]  # nobody else asks it
+        options = list(SERVER)
         if asking.video != self._own.video:
             options += ["--media-io-kwargs", '{"video": ' + asking.video.model_dump_json() + "}"]
         with tempfile.TemporaryFile() as log:
@@ -98,12 +100,12 @@ def _last_line(text: str) -> str:
 
 
 def verify(
-    store: Store, model: str, dataset: str, changed: dict[str, Any], limit: int, url: str | None, tell: Progress
+    store: Store, model: str, dataset: str, changed: dict[str, Any], limit: int, http: bool, tell: Progress
 ) -> Verified:
-    """Compare what the trainer and the engine see of a dataset's questions; `changed` of how the engine is asked.
+    """Compare what the trainer and the engine see of a dataset's questions, `changed` of how the engine is asked.
 
     Raises:
-        UsageError: no such model or dataset, an environment is missing, or the server cannot be asked otherwise.
+        UsageError: no such model or dataset, or an environment is missing.
         RoadQAError: one of the sides cannot look at the questions; says why.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started ends with it
@@ -111,30 +113,28 @@ def verify(
     parts = resolve_data(store, dataset, dataset, tell)
     trained = as_trained(store, artifact)
     asked = changed_asking(trained, changed)
-    if url is not None and asked.video != trained.video:
-        raise UsageError("--url: that server samples as it was started; without --url one is started as you say")
     with store.workspace() as space:
-        sides = Environments(space / "model", space / "rows", artifact, model, trained, url)
+        sides = Environments(space / "model", space / "rows", artifact, model, trained)
         store.get_artifact(artifact, space / "model")
         lay_rows(store, parts, limit, space / "rows")
-        return compare_sides(sides, model, dataset, trained, asked, tell)
-
-
-def compare_sides(
-    sides: Environments, model: str, dataset: str, trained: Asking, asked: Asking, tell: Progress
-) -> Verified:
-    """All three looks, and the two comparisons."""
-    tell("looks", 0, 3)
-    trainer = sides.trainer(trained)
-    tell("looks", 1, 3)
-    bulk = sides.bulk(asked)
-    tell("looks", 2, 3)
-    http = in_the_same_arithmetic(sides.http(asked), bulk)
-    tell("looks", 3, 3)
+        trainer = _look("trainer", sides.trainer, trained, tell)
+        bulk = _look("bulk", sides.bulk, asked, tell)
+        served = in_the_same_arithmetic(_look("http", sides.http, asked, tell), bulk) if http else None
     return Verified(
-        model=model, dataset=dataset, trained=trained, asked=asked, bulk=compare(trainer, bulk),
-        http=compare(trainer, http),
-    )  # fmt: skip
+        model=model,
+        dataset=dataset,
+        trained=trained,
+        asked=asked,
+        bulk=compare(trainer, bulk),
+        http=None if served is None else compare(trainer, served),
+    )
+
+
+def _look(what: str, see: Callable[[Asking], list[Seen]], asking: Asking, tell: Progress) -> list[Seen]:
+    tell(what, 0, 1)
+    found = see(asking)
+    tell(what, 1, 1)
+    return found
 
 
 def in_the_same_arithmetic(http: Sequence[Seen], bulk: Sequence[Seen]) -> list[Seen]:

@@ -19,10 +19,14 @@ def view(found: Verified) -> Group:
     parts: list[RenderableType] = [head.append(_asking(found.trained)), _counts(found)]
     if found.asked != found.trained:
         parts.insert(1, Text("asked as").append(_asking(found.asked)))
-    for way in WAYS:
-        parts += _differences(way, getattr(found, way))
+    for way, one in _ways(found):
+        parts += _differences(way, one)
     parts.append(Text("equal" if found.equal else "NOT EQUAL", style="bold green" if found.equal else "bold red"))
     return Group(*parts)
+
+
+def _ways(found: Verified) -> list[tuple[str, Comparison]]:
+    return [(way, one) for way in WAYS if (one := getattr(found, way)) is not None]
 
 
 def _asking(asking: Asking) -> str:
@@ -35,8 +39,7 @@ def _counts(found: Verified) -> Table:
     table.add_column("equal to the trainer's")
     for name in ("token ids", "grids", "timestamps", "pixels", "log-probabilities within"):
         table.add_column(name, justify="right")
-    for way in WAYS:
-        one: Comparison = getattr(found, way)
+    for way, one in _ways(found):
         counts = (one.equal_token_ids, one.equal_grids, one.equal_timestamps, one.equal_pixels)
         table.add_row(way, *(f"{count} of {one.questions}" for count in counts), _within(one))
     return table
