@@ -30,7 +30,6 @@ def see(request: Request) -> Iterator[Seen]:
     Raises:
         InputError: the model or a question cannot be used; a clip that cannot be decoded (MediaError).
     """
-    files.check(request.model)
     encoder, rows = Encoder(request.model), Rows([request.data])
     recipe = TrainRecipe(video=request.asking.video, system_prompt=request.asking.system_prompt)
     model = _model(request.model)
@@ -43,8 +42,10 @@ def see(request: Request) -> Iterator[Seen]:
 
 def _model(folder: Path) -> PreTrainedModel | None:
     """The model in the type its engine computes in; None for a quantised one, which nobody trains."""
-    if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+    config = folder / "config.json"
+    if config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8")):
         return None
+    files.check(folder)
     cuda = torch.cuda.is_available()
     model = load(folder, "auto" if cuda or has_avx512() else torch.float32)
     return model.to("cuda" if cuda else "cpu").eval()
