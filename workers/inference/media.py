@@ -1,10 +1,12 @@
 """How the served model sees a clip: by the video contract, as in training and in bulk.
 
 Imported in the server's process, this takes the place of vLLM's own loader of clips for Qwen3-VL. Whatever client sends
-one, its frames are sampled and sized by `shared.video`, within that module's limits on what a clip may cost.
+one, its frames are sampled and sized by `shared.video`, within that module's limits on what a clip may cost, and in
+processes of their own (`shared.decoders`): a clip that takes its decoder down does not take the server down.
 """
 
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.video import VIDEO_LOADER_REGISTRY, VideoLoader
 
 from shared.budget import VideoBudget
+from shared.decoders import Decoders
 from shared.errors import MediaError
-from shared.video import SampledClip, sample
+from shared.settings import settings
+from shared.video import SampledClip
 from shared.vlm.encode import metadata
 
 LOADER = "roadqa"  #: what vLLM knows it by
@@ -35,6 +39,12 @@ def told(clip: SampledClip) -> dict[str, Any]:
     return {name: about[name] for name in about} | {"video_backend": "opencv", "do_sample_frames": False}
 
 
+@cache
+def decoders() -> Decoders:
+    """This process's, started with the first clips."""
+    return Decoders(settings().decode_threads)
+
+
 @VIDEO_LOADER_REGISTRY.register(LOADER, video_processor="Qwen3VLVideoProcessor")
 class ContractLoader(VideoLoader):
     """Clips by `shared.video.sample`; the budget comes with vLLM's `media_io_kwargs`."""
@@ -52,7 +62,7 @@ class ContractLoader(VideoLoader):
             file.flush()
             path = Path(file.name)
             try:
-                clip = sample(path, video)
+                clip = decoders().submit(path, video).result()
             except MediaError as error:
                 raise VLLMValidationError(f"the clip {_reason(error, path)}", parameter="video_url") from error
         return clip.frames, told(clip)

@@ -1,16 +1,20 @@
 """Clips that reach the served model: the same frames as in training, whoever sends them."""
 
 import base64
+import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from pydantic import ValidationError
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.media import MediaConnector
 
 from shared.budget import VideoBudget
+from shared.decoders import Decoders
 from shared.schema import Rows
 from shared.video import sample
 from tests.unit.inference.conftest import VIDEO
@@ -70,3 +74,19 @@ def test_what_is_no_clip_is_refused_without_telling_where_it_lay(data: bytes, wh
 def test_pictures_that_call_themselves_a_clip_are_refused() -> None:
     with pytest.raises(ValueError, match="num_frames"):
         loaded("data:video/jpeg;base64,AAAA,AAAA")
+
+
+def test_a_decoder_that_crashes_does_not_take_the_server_down(rows: Path) -> None:
+    before, _ = loaded(data_url(a_clip(rows).read_bytes()))
+    (process,) = [one for one in psutil.Process().children() if "shared.decoders" in one.cmdline()]
+    process.send_signal(signal.SIGSEGV)
+    process.wait(60)
+    after, _ = loaded(data_url(a_clip(rows).read_bytes()))
+    assert np.array_equal(before, after)
+
+
+@pytest.fixture(autouse=True)
+def _own_decoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with Decoders(1) as made:
+        monkeypatch.setattr("workers.inference.media.decoders", lambda: made)
+        yield
