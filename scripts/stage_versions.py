@@ -17,7 +17,8 @@ from shared.contracts import STAGES
 
 LOCK = ROOT / "workers" / "versions.lock"
 
-_SHARED = ("shared/schema.py", "shared/prompts.py", "shared/choices.py")
+_PROMPTS = tuple(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("shared/system_prompts/*.md")))
+_SHARED = ("shared/schema.py", "shared/prompts.py", "shared/choices.py", *_PROMPTS)
 _VIDEO = (
     "shared/budget.py",
     "shared/container.py",

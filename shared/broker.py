@@ -5,7 +5,7 @@ from typing import Any
 
 from celery import Celery
 
-from shared.bootsteps import HeartbeatFile, OneShot
+from shared.bootsteps import HeartbeatFile, NextAtOnce, OneShot
 from shared.settings import settings
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ def make_app(queue: str | None = None, include: tuple[str, ...] = ()) -> Celery:
     app.conf.update(_CONF)
     if queue:
         app.conf.task_default_queue = queue
+        app.steps["consumer"].add(NextAtOnce)
     if config.heartbeat_file:
         app.steps["consumer"].add(HeartbeatFile)
     if config.one_shot_seconds:

@@ -5,6 +5,8 @@ import random
 import re
 from collections.abc import Sequence
 
+from shared.schema import Question
+
 #: "All of the above", "Tất cả các đáp án trên": true of what stands before it, so it keeps its place.
 _OF_THE_ABOVE = re.compile(
     r"\b(?:all|none|both|any|neither|two)\s+of\s+(?:the\s+)?(?:above|these)\b|\b(?:above|preceding)\s+(?:choices|options|answers)\b"
@@ -40,8 +42,27 @@ def permutation(texts: Sequence[str], seed: str, turn: int = 0) -> tuple[int, ..
     free = [index for index in range(len(texts)) if index not in fixed]
     mixed = list(free)
     random.Random(hashlib.sha256(seed.encode()).digest()).shuffle(mixed)
-    turn %= max(1, len(mixed))
-    order = list(range(len(texts)))
-    for place, index in zip(free, mixed[turn:] + mixed[:turn], strict=True):
+    return _turned(len(texts), free, mixed, turn)
+
+
+def rotations(texts: Sequence[str], count: int) -> list[tuple[int, ...]]:
+    """Up to `count` orders, the own one first; no choice stands twice at a place, but for those that must stay."""
+    fixed = fixed_places(texts)
+    free = [index for index in range(len(texts)) if index not in fixed]
+    count = min(count, max(1, len(free)))
+    return [_turned(len(texts), free, free, number * len(free) // count) for number in range(count)]
+
+
+def _turned(count: int, places: Sequence[int], indices: Sequence[int], turn: int) -> tuple[int, ...]:
+    """The order that puts `indices`, moved on by `turn`, at `places`, and leaves the others."""
+    turn %= max(1, len(indices))
+    order = list(range(count))
+    for place, index in zip(places, [*indices[turn:], *indices[:turn]], strict=True):
         order[place] = index
     return tuple(order)
+
+
+def reordered(question: Question, order: Sequence[int]) -> Question:
+    """The question with the choice `order[place]` at each place, the answer followed."""
+    answer = None if question.answer is None else order.index(question.answer)
+    return question.model_copy(update={"choices": tuple(question.choices[i] for i in order), "answer": answer})

@@ -201,8 +201,38 @@ class QuantizeRecipe(Recipe):
         return SCHEMES[self.scheme].calibrated and self.calibration != "none"
 
 
-class PredictRecipe(Recipe):
-    """Answers constrained to each question's own letters, by greedy choice."""
+class Asking(Recipe):
+    """How often and in what way each question is put to the model; by default once, for a letter alone.
+
+    A question is asked `samples` times in each of its orders; its answer is what they say together.
+    """
+
+    rotate: int = Field(1, ge=1, le=26)  #: orders of the choices at most; each free choice stands at as many places
+    reasoning: bool = False  #: the model writes what it sees first, and answers with that before it
+    reasoning_tokens: int = Field(256, ge=8, le=8192)  #: of those words at most; the rest is cut
+    samples: int = Field(1, ge=1, le=64)  #: reasonings for each order
+    temperature: float = Field(0.0, ge=0, le=2)  #: of the reasoning; 0: always the likeliest token
+    vote: Literal["mean", "majority"] = "mean"  #: of the choices' probabilities; of the answers, the mean among equals
+    seed: Seed = 0  #: of the samples
+
+    @model_validator(mode="after")
+    def _each_option_counts(self) -> Self:
+        if self.samples > 1 and not self.reasoning:
+            raise ValueError(
+                "samples: without reasoning each would be the same letters' log-probabilities; say reasoning: true, or"
+                " use rotate"
+            )
+        if not self.reasoning and (self.temperature or self.reasoning_tokens != 256):
+            raise ValueError("temperature and reasoning_tokens are of the reasoning: say reasoning: true")
+        if self.samples > 1 and not self.temperature:
+            raise ValueError("samples: at temperature 0 they are all the same; say temperature: 0.7")
+        if self.vote == "majority" and self.rotate * self.samples == 1:
+            raise ValueError("vote: majority of one answer; ask more often by rotate or samples")
+        return self
+
+
+class PredictRecipe(Asking):
+    """Answers constrained to each question's own letters, by the likeliest choice."""
 
     engine: Literal["vllm", "transformers"] = "vllm"
     system_prompt: SystemPrompt = "expert"

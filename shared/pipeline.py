@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
-from shared.contracts import STAGES, Gate, QuantizeRecipe, parse_recipe, seen_inputs
+from shared.contracts import STAGES, Asking, Gate, QuantizeRecipe, parse_recipe, seen_inputs
 from shared.errors import UsageError
 from shared.prompts import SystemPrompt
 from shared.schema import Frozen
@@ -37,6 +37,7 @@ class ReportRow(Frozen):
     against: tuple[str, ...] = ()  #: further rows that it is compared with, as with its parent
     system_prompt: SystemPrompt | None = None
     engine: Engine = "auto"
+    asking: Asking = Asking()  #: rotated choices, samples, reasoning
     gate: Gate | None = None  #: what the model must keep of the parent's accuracy to be served
 
 
@@ -51,6 +52,7 @@ class SubmissionSpec(Frozen):
     data: str
     model: str
     engine: Engine = "auto"
+    asking: Asking = Asking()
 
 
 class Limits(Frozen):
@@ -262,13 +264,15 @@ class _Planner:
             )
         return "transformers" if lacks or wanted == "transformers" else "vllm"
 
-    def predict(self, model: str, data: str, engine: Engine, system_prompt: str | None, where: str) -> str:
+    def predict(
+        self, model: str, data: str, engine: Engine, system_prompt: str | None, asking: Asking, where: str
+    ) -> str:
         source = self.model(model, where)
-        values: dict[str, Any] = {"engine": self.engine(model, engine, where)}
+        values: dict[str, Any] = {"engine": self.engine(model, engine, where)} | asking.model_dump()
         if system_prompt:
             values["system_prompt"] = system_prompt
         recipe = self.recipe("predict", values, where, model)
-        name = f"predict {model} on {data} ({recipe['engine']}, {recipe['system_prompt']})"
+        name = f"predict {model} on {data} ({', '.join([recipe['engine'], recipe['system_prompt'], *_asked(asking)])})"
         if name not in self.nodes:
             inputs = {"model": (source,), "data": self.sources([data], where)}
             self.add(name, "predict", recipe, inputs, 0)
@@ -321,7 +325,7 @@ class _Planner:
     def row(self, name: str, spec: ReportRow, report: ReportSpec) -> PlannedRow:
         where = f"report.rows.{name}"
         model = spec.model or name
-        predict = self.predict(model, report.test, spec.engine, spec.system_prompt, where)
+        predict = self.predict(model, report.test, spec.engine, spec.system_prompt, spec.asking, where)
         recipe = self.nodes[predict].recipe
         parent_predict = parent_evaluate = None
         if spec.parent is not None:
@@ -357,12 +361,18 @@ class _Planner:
                 f"{where}: vLLM, which this row is asked on, has no kernel here for the {scheme} of {name!r}"
                 " (ROADQA_VLLM_LACKS): say `engine: transformers` in this row"
             )
-        return self.predict(spec.model or name, report.test, engine, spec.system_prompt, where)
+        return self.predict(spec.model or name, report.test, engine, spec.system_prompt, spec.asking, where)
 
 
 def _under(gate: Gate | None) -> str:
     asked = gate.model_dump(exclude_none=True) if gate else {}
     return f" under {', '.join(f'{name} {value}' for name, value in asked.items())}" if asked else ""
+
+
+def _asked(asking: Asking) -> list[str]:
+    """In words, where a question is not asked as usual."""
+    chosen = asking.model_dump(exclude_defaults=True)
+    return [name if value is True else f"{name} {value}" for name, value in chosen.items()]
 
 
 def _check_calibration(recipe: Mapping[str, Any], data: Collection[Source], where: str) -> None:
@@ -401,7 +411,7 @@ def make_plan(
     if submission and submission.data not in datasets:
         raise UsageError(f"submission.data: {submission.data!r} is none of the `data`: {', '.join(datasets)}")
     predict = (
-        planner.predict(submission.model, submission.data, submission.engine, None, "submission")
+        planner.predict(submission.model, submission.data, submission.engine, None, submission.asking, "submission")
         if submission
         else None
     )

@@ -1,29 +1,66 @@
-"""The words a model is asked with, the same in training, calibration and serving."""
+"""The words a model is asked with, the same in training, calibration and serving.
 
-from typing import Literal
+System prompts are files in `system_prompts/`: a line that says what it is for, an empty line, the text (line breaks are
+spaces). What stands in braces is left out where the model is to reason before it answers.
+"""
+
+import re
+from functools import cache
+from importlib import resources
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator
 
 from shared.schema import Question
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+NONE = "none"  #: no system message at all
 
-SystemPrompt = Literal["none", "short", "expert"]
+ASK_LETTER = "Answer with the letter."
+#: In its place, where words come first; the letter is asked for in the next turn.
+ASK_REASONING = "First say in a few sentences what the video shows that decides between the choices. Do not answer yet."
 
-_SYSTEM: dict[str, str | None] = {
-    "none": None,
-    # For the sandbox's tiny model: few tokens, words it was trained on.
-    "short": "Watch the traffic video and answer the question.",
-    "expert": (
-        "You are a traffic expert who watches dashcam and roadside video. Look at every frame: read the "
-        "signs, lane markings and numbers, note the state of the lights and how each road user moves over "
-        "time. Judge right of way by the traffic law of the country shown. Choose the one choice that the "
-        "video supports, and answer with its letter only."
-    ),
-}
+_LETTER_ONLY = re.compile(r"\{([^}]*)\}")
 
 
-def system_text(name: SystemPrompt) -> str | None:
-    """The system prompt called `name`; None for no system message at all."""
-    return _SYSTEM[name]
+class Prompt(NamedTuple):
+    """A system prompt of the library."""
+
+    name: str
+    about: str  #: what it is for
+    text: str  #: braces included
+
+
+@cache
+def library() -> dict[str, Prompt]:
+    """Every prompt that has a text, by name."""
+    files = resources.files("shared.system_prompts").iterdir()
+    texts = {file.name.removesuffix(".md"): file for file in files if file.name.endswith(".md")}
+    return {name: _read(name, texts[name].read_text(encoding="utf-8")) for name in sorted(texts)}
+
+
+def _read(name: str, text: str) -> Prompt:
+    about, _, words = text.partition("\n\n")
+    return Prompt(name, about.strip(), " ".join(words.split()))
+
+
+def names() -> tuple[str, ...]:
+    """What `system_prompt` may be."""
+    return NONE, *library()
+
+
+def _known(name: str) -> str:
+    if name not in names():
+        raise ValueError(f"no system prompt is called {name!r}; there are: {', '.join(names())}")
+    return name
+
+
+SystemPrompt = Annotated[str, AfterValidator(_known)]
+
+
+def system_text(name: str, reasoning: bool = False) -> str | None:
+    """The system prompt called `name`, with `reasoning` not for a letter only; None for no system message."""
+    return None if name == NONE else _LETTER_ONLY.sub("" if reasoning else r"\1", library()[name].text)
 
 
 def letter(index: int) -> str:
@@ -31,7 +68,10 @@ def letter(index: int) -> str:
     return LETTERS[index]
 
 
-def render(question: Question) -> str:
-    """The user turn that follows the clip. An empty choice has no line, and its letter goes to no other."""
+def render(question: Question, reasoning: bool = False) -> str:
+    """The user turn that follows the clip. An empty choice has no line, and its letter goes to no other.
+
+    With `reasoning` it asks for the words that come before the answer.
+    """
     lines = [f"{letter(i)}. {question.choices[i].text}" for i in question.offered]
-    return "\n".join([question.text, *lines, "Answer with the letter."])
+    return "\n".join([question.text, *lines, ASK_REASONING if reasoning else ASK_LETTER])

@@ -117,14 +117,26 @@ class Rejected(Frozen):
     choices: tuple[str, ...]
 
 
+class Ballot(Frozen):
+    """One of several answers to a question, or one with reasoning. In the question's own order of choices."""
+
+    order: tuple[int, ...]  #: the choice that was shown at each place
+    choice: int
+    logprobs: tuple[float, ...]
+    reasoning: str | None = None  #: what the model wrote before it
+    reasoning_tokens: int = 0
+
+
 class Prediction(Frozen):
     """A model's answer to one question."""
 
     question: str
     choice: int
     logprobs: tuple[float, ...]  #: one for each choice, in order, normalised over all of them, the empty ones too
-    prompt_tokens: int
+    prompt_tokens: int  #: of the first time it was asked
     seconds: float  #: wall time of its batch divided by the batch's questions
+    #: What it was concluded from, where it was asked more than once or for a reasoning.
+    ballots: tuple[Ballot, ...] = Field((), exclude_if=lambda ballots: not ballots)
 
 
 Row = TypeVar("Row", bound=BaseModel)

@@ -59,6 +59,7 @@ def _row(store: Store, plan: Plan, state: RunState, row: PlannedRow) -> RowView:
         parent_same_engine=_scores(state.node(row.parent_evaluate)) if row.parent_evaluate else None,
         against={other: _scores(state.node(node)) for other, node in row.against.items()},
         size_bytes=_weights(store, model) if model else None,
+        memory_bytes=_memory(state.node(row.predict)),
         card=_card(store, model) if model else {},
         artifacts=artifacts,
     )
@@ -66,6 +67,13 @@ def _row(store: Store, plan: Plan, state: RunState, row: PlannedRow) -> RowView:
 
 def _scores(node: NodeState) -> dict[str, Any] | None:
     return next(iter(node.results.values())).facts if node.complete else None
+
+
+def _memory(predicted: NodeState) -> int | None:
+    """Bytes that the model took while it answered; None before that, and in results of older versions."""
+    facts = merge_facts(result.facts for result in predicted.results.values())
+    found = facts.get("memory_bytes") or {}
+    return found.get("max")
 
 
 def _model(plan: Plan, state: RunState, name: str) -> str | None:

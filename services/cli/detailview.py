@@ -19,7 +19,7 @@ def details(report: Report) -> Group:
     parts: list[Any] = []
     for name, title in detail.TITLES.items():
         if report[f"by_{name}"]["groups"]:
-            parts += [Text(), _groups(title, report[f"by_{name}"])]
+            parts += [Text(), by_group(title, report[f"by_{name}"])]
     known = [row for row in report["rows"] if row["calibration"]]
     if known:
         parts += [Text(), _calibration(known)]
@@ -47,7 +47,8 @@ def _row(table: Table, *cells: object) -> None:
     table.add_row(*(Text(plain(str(cell))) for cell in cells))
 
 
-def _groups(title: str, matrix: dict[str, Any]) -> Table:
+def by_group(title: str, matrix: dict[str, Any]) -> Table:
+    """Accuracy with its interval: groups down, rows across."""
     table = _table(title, "n", *matrix["rows"])
     for group in matrix["groups"]:
         cells = [

@@ -11,6 +11,7 @@ import redis
 from pydantic import ValidationError
 
 from services.cli import (
+    comparing,
     data,
     datasets,
     detail,
@@ -21,6 +22,7 @@ from services.cli import (
     memory,
     page,
     predictions,
+    prompting,
     report,
     runs,
     serve,
@@ -32,7 +34,7 @@ from services.cli.collect import collect
 from services.cli.finish import finish
 from services.cli.rejected import turned_away
 from services.cli.show import example as _example
-from shared import verdicts
+from shared import prompts, verdicts
 from shared.errors import BrokerError, RoadQAError, StoreError, UsageError
 from shared.lease import board
 from shared.pipeline import Pipeline
@@ -60,6 +62,28 @@ class Roadqa(click.Group):
             first = error.errors()[0]
             click.echo(f"roadqa: {'.'.join(map(str, first['loc']))}: {first['msg']}", err=True)
             ctx.exit(UsageError.exit_code)
+
+
+def _ways_of_asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that has models answer."""
+    for option in reversed(
+        (
+            click.option("--engine", type=click.Choice(["auto", "vllm", "transformers"]), default="auto",
+                         show_default=True, help="auto: vLLM, unless it has no kernel here for the model's format."),
+            click.option("--system-prompt", type=click.Choice(prompts.names()),
+                         help="By default the one that the model was trained with."),
+            click.option("--rotate", default=1, show_default=True,
+                         help="Orders of the choices, whose probabilities are averaged."),
+            click.option("--reasoning", is_flag=True, help="The model writes what it sees before it answers."),
+            click.option("--reasoning-tokens", default=256, show_default=True, help="Tokens of that, at most."),
+            click.option("--samples", default=1, show_default=True, help="Reasonings for each order."),
+            click.option("--temperature", default=0.0, show_default=True, help="Of the reasoning."),
+            click.option("--vote", type=click.Choice(["mean", "majority"]), default="mean", show_default=True,
+                         help="Of several answers: their mean probabilities, or the most frequent one."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 def _as_json(value: Any) -> None:
@@ -123,7 +147,39 @@ def models_pull(source: str, name: str | None) -> None:
     click.echo(f"{known_as}: {artifact}")
 
 
+@models.command(
+    "compare",
+    epilog=_example(
+        "roadqa models compare Qwen3-VL-4B-Instruct Qwen3-VL-8B-Instruct roadbuddy-dev",
+        "roadqa models compare A B C roadbuddy-dev --system-prompt none --json",
+    ),
+)
+@click.argument("models", nargs=-1, required=True)
+@click.argument("dataset")
+@_ways_of_asking
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def models_compare(
+    models: tuple[str, ...], dataset: str, engine: str, system_prompt: str | None, as_json: bool, **asking: Any
+) -> None:
+    """Ask models of the store a dataset's questions: accuracy by category, time, memory, size.
+
+    All are asked in the same way, and each is compared with the first. What was asked before, in any run, is not asked
+    again.
+    """
+    board().ping()
+    with show.progress() as progress:
+        plan = comparing.plan(store(), models, dataset, engine, system_prompt, asking, progress)
+    made = report.build(collect(store(), finish(store(), board(), plan)))
+    if as_json:
+        _as_json(comparing.figures(made))
+        return
+    show.table(comparing.view(made))
+    for caveat in made["caveats"]:
+        click.echo(caveat)
+
+
 main.add_command(labelling.group)
+main.add_command(prompting.group)
 
 
 # --- runs ------------------------------------------------------------------------------------------
@@ -293,19 +349,24 @@ def report_(
         show.report(made, details)
 
 
-@main.command(epilog=_example("roadqa predict public-test --model sandbox-tiny -o submission.csv"))
+@main.command(
+    epilog=_example(
+        "roadqa predict public-test --model sandbox-tiny -o submission.csv",
+        "roadqa predict public-test --model MODEL -o out.csv --rotate 4",
+        "roadqa predict public-test --model MODEL -o out.csv --reasoning --samples 5 --temperature 0.7",
+    )
+)
 @click.argument("dataset")
 @click.option("--model", required=True, help="A model's name or artifact.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--engine", type=click.Choice(["auto", "vllm", "transformers"]), default="auto", show_default=True,
-              help="auto: vLLM, unless it has no kernel here for the model's format.")  # fmt: skip
-@click.option("--system-prompt", type=click.Choice(["none", "short", "expert"]),
-              help="By default the one that the model was trained with.")  # fmt: skip
-def predict(dataset: str, model: str, output: Path, engine: str, system_prompt: str | None) -> None:
+@_ways_of_asking
+def predict(
+    dataset: str, model: str, output: Path, engine: str, system_prompt: str | None, **asking: int | float | str
+) -> None:
     """Answer a dataset's questions; writes a submission.csv (id,answer)."""
     board().ping()
     with show.progress() as progress:
-        plan = predictions.plan(store(), dataset, model, engine, system_prompt, progress)
+        plan = predictions.plan(store(), dataset, model, engine, system_prompt, asking, progress)
     _warn_of(plan.models[model], model)
     started = finish(store(), board(), plan)
     count = predictions.write_run_submission(store(), started, output)

@@ -1,24 +1,36 @@
 """Answers out of the store, as a submission."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from services.cli.collect import read_rows
 from services.cli.data import Progress, resolve_data, resolve_model
+from shared.contracts import Asking
 from shared.errors import NotInStoreError, UsageError
 from shared.formats.submission import write_submission
-from shared.pipeline import Pipeline, Plan, SubmissionSpec, make_plan
+from shared.pipeline import Pipeline, Plan, make_plan
 from shared.run import Runs, made
 from shared.schema import Prediction
 from shared.settings import settings
 from shared.store import Store
 
 
-def plan(store: Store, dataset: str, model: str, engine: str, system_prompt: str | None, progress: Progress) -> Plan:
+def plan(
+    store: Store,
+    dataset: str,
+    model: str,
+    engine: str,
+    system_prompt: str | None,
+    how: Mapping[str, Any],
+    progress: Progress,
+) -> Plan:
     """A run that only predicts. The model is asked as it was trained, where its card tells how."""
     artifact = resolve_model(store, "base", model, progress)
-    asked = card_recipe(store, artifact)
+    asked = asked_as(store, artifact)
     pipeline = Pipeline.model_validate(
         {
             "name": "predict",
@@ -26,7 +38,7 @@ def plan(store: Store, dataset: str, model: str, engine: str, system_prompt: str
             "models": {model: model},
             "video": asked.get("video", {}),
             "system_prompt": system_prompt or asked.get("system_prompt", "expert"),
-            "submission": SubmissionSpec.model_validate({"data": dataset, "model": model, "engine": engine}),
+            "submission": {"data": dataset, "model": model, "engine": engine, "asking": asking(how)},
         }
     )
     parts = resolve_data(store, dataset, dataset, progress)
@@ -35,8 +47,20 @@ def plan(store: Store, dataset: str, model: str, engine: str, system_prompt: str
     )
 
 
-def card_recipe(store: Store, artifact: str) -> dict[str, Any]:
-    """The recipe on a model's card: how it was trained; empty where it does not tell."""
+def asking(values: Mapping[str, Any]) -> Asking:
+    """How questions are put, by a command's options.
+
+    Raises:
+        UsageError: an option would do nothing; says what to add.
+    """
+    try:
+        return Asking.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+
+
+def asked_as(store: Store, artifact: str) -> dict[str, Any]:
+    """The recipe that a model was trained with, by its card; empty where it has none."""
     try:
         card = json.loads(store.read_file(artifact, "card.json"))
     except NotInStoreError:

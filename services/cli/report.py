@@ -35,6 +35,7 @@ class RowView(Frozen):
     parent_same_engine: Scores | None = None  #: the parent's own scores on this row's engine, where it has another
     against: dict[str, Scores | None] = {}  #: another row → this row's scores with that one as their parent
     size_bytes: int | None = None
+    memory_bytes: int | None = None  #: at most, while it answered
     card: dict[str, Any] = {}  #: the model's card.json
     artifacts: dict[str, str] = {}  #: what it is → artifact id
 
@@ -146,6 +147,7 @@ def _row(view: RowView) -> Row:
         "parent_accuracy": against.get("accuracy"),
         "parent_ci95_same_engine": same_engine.get("ci95"),
         "size_bytes": view.size_bytes,
+        "memory_bytes": view.memory_bytes,
         "seconds_per_question": scores.get("seconds_per_question"),
         "prompt_tokens": scores.get("prompt_tokens"),
         "kept": scores.get("verdict"),  # of its parent: the verdict of a quantised or gated row

@@ -144,7 +144,7 @@ def in_the_same_arithmetic(http: Sequence[Seen], bulk: Sequence[Seen]) -> list[S
 
 def as_trained(store: Store, artifact: str) -> Asking:
     """How a model was trained, by its card; the defaults where it does not tell."""
-    card = predictions.card_recipe(store, artifact)
+    card = predictions.asked_as(store, artifact)
     return Asking.model_validate({name: card[name] for name in Asking.model_fields if name in card})
 
 

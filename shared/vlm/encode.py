@@ -8,11 +8,15 @@ cuts patches and writes each temporal patch's true time, from source frame indic
     <|vision_start|> <0.2 seconds><|vision_start|> pads <|vision_end|> … <|vision_end|>question<|im_end|>
     <|im_start|>assistant
     B<|im_end|>                                                       with_answer; all that is learnt
+
+Where the model is to reason first, its turn holds those words, and another turn asks for the letter, which so stands
+where it does in training: at the start of the assistant's turn.
 """
 
 from __future__ import annotations
 
-from functools import cache
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +26,7 @@ from transformers.video_utils import VideoMetadata
 
 from shared.budget import CELL, TEMPORAL_PATCH, visual_tokens
 from shared.errors import InputError
-from shared.prompts import LETTERS, SystemPrompt, render, system_text
+from shared.prompts import ASK_LETTER, LETTERS, SystemPrompt, render, system_text
 from shared.schema import Question
 
 if TYPE_CHECKING:
@@ -51,6 +55,9 @@ class Encoder:
         self.video_token_id: int = self.processor.video_token_id
         self.end_id: int = self.tokenizer.convert_tokens_to_ids(END)
         self._special = sorted({*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()})
+        self.special_ids: list[int] = self.tokenizer.convert_tokens_to_ids(self._special)  #: where a reasoning ends
+        self._letter_turn = self._ids(f"{END}\n<|im_start|>user\n{ASK_LETTER}{END}\n<|im_start|>assistant\n")
+        self._last_clip: tuple[Any, list[int]] | None = None
         self._letter_ids = [self._letter_id(letter) for letter in LETTERS]
 
     def _letter_id(self, letter: str) -> int | None:
@@ -70,39 +77,60 @@ class Encoder:
             raise InputError(f"the tokenizer has no single token for each of the letters {LETTERS[:n]}")
         return ids
 
-    def prompt_text(self, question: Question, system_prompt: SystemPrompt) -> str:
+    def prompt_text(self, question: Question, system_prompt: SystemPrompt, reasoning: bool = False) -> str:
         """The chat up to the assistant's turn, the clip as one `<|video_pad|>`.
 
         Raises:
             InputError: the question or a choice spells one of the tokenizer's special tokens.
         """
-        asked = render(question)
+        asked = render(question, reasoning)
         spelt = next((token for token in self._special if token in asked), None)
         if spelt is not None:
             raise InputError(f"question {question.id}: contains the special token {spelt!r}; remove it from the text")
         user = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": asked}]}
-        return self._chat(system_prompt, user)
+        return self._chat(system_text(system_prompt, reasoning), user)
 
-    def _chat(self, system_prompt: SystemPrompt, user: dict[str, Any]) -> str:
-        system = system_text(system_prompt)
+    def _chat(self, system: str | None, user: dict[str, Any]) -> str:
         first = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
         return str(self.processor.apply_chat_template([*first, user], tokenize=False, add_generation_prompt=True))
 
-    def short_ids(self, question: Question, system_prompt: SystemPrompt) -> list[int]:
+    def short_ids(self, question: Question, system_prompt: SystemPrompt, reasoning: bool = False) -> list[int]:
         """Token ids with the clip as one `<|video_pad|>`: what an engine that expands clips itself is given."""
-        return self._ids(self.prompt_text(question, system_prompt))
+        return self._ids(self.prompt_text(question, system_prompt, reasoning))
 
-    def prompt_ids(self, question: Question, clip: SampledClip, system_prompt: SystemPrompt) -> list[int]:
+    def letter_turn(self, reasoning: Sequence[int]) -> list[int]:
+        """Token ids that follow a prompt with `reasoning`: the model's words, and the turn that asks for the letter."""
+        return [*reasoning, *self._letter_turn]
+
+    def prompt_ids(
+        self, question: Question, clip: SampledClip, system_prompt: SystemPrompt, reasoning: bool = False
+    ) -> list[int]:
         """Token ids as the model sees them, without touching a pixel. Equal to `encode`'s `input_ids`."""
+        return self.expanded(self.short_ids(question, system_prompt, reasoning), clip)
+
+    def expanded(self, short_ids: Sequence[int], clip: SampledClip) -> list[int]:
+        """`short_ids` with the clip's own tokens. Special tokens stand on both sides, so neither side's change."""
+        place = short_ids.index(self.video_token_id)
+        return [*short_ids[:place], *self._clip_ids(clip), *short_ids[place + 1 :]]
+
+    def _clip_ids(self, clip: SampledClip) -> list[int]:
+        """Token ids of a clip; those of the last one are kept, since questions on a clip follow each other."""
         frames, height, width, _ = clip.frames.shape
-        grid = torch.tensor([[frames // TEMPORAL_PATCH, height * 2 // CELL, width * 2 // CELL]])
-        inputs = {"video_grid_thw": grid, "video_metadata": [metadata(clip)]}
-        expanded = self.processor.replace_video_token(inputs, 0)
-        text = self.prompt_text(question, system_prompt)
-        return self._ids(text.replace(self.processor.video_token, expanded))
+        shown = (clip.indices, clip.fps, clip.seconds, frames, height, width)
+        last = self._last_clip
+        if last is None or last[0] != shown:
+            grid = torch.tensor([[frames // TEMPORAL_PATCH, height * 2 // CELL, width * 2 // CELL]])
+            inputs = {"video_grid_thw": grid, "video_metadata": [metadata(clip)]}
+            last = self._last_clip = shown, self._ids(self.processor.replace_video_token(inputs, 0))
+        return last[1]
 
     def encode(
-        self, question: Question, clip: SampledClip, system_prompt: SystemPrompt, with_answer: bool = False
+        self,
+        question: Question,
+        clip: SampledClip,
+        system_prompt: SystemPrompt,
+        with_answer: bool = False,
+        reasoning: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Model input for a batch of one.
 
@@ -115,7 +143,7 @@ class Encoder:
         """
         frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)  # [T, 3, H, W] uint8
         batch = self.processor(
-            text=[self.prompt_text(question, system_prompt)],
+            text=[self.prompt_text(question, system_prompt, reasoning)],
             videos=[frames],
             video_metadata=[metadata(clip)],
             return_tensors="pt",
@@ -161,7 +189,15 @@ def metadata(clip: SampledClip) -> VideoMetadata:
     )
 
 
-@cache
+_ENCODERS: dict[str, Encoder] = {}
+
+
 def encoder(model_dir: Path) -> Encoder:
-    """One `Encoder` for each folder and process: loading a tokenizer costs a second."""
-    return Encoder(model_dir)
+    """One `Encoder` for equal files, wherever they lie: loading a tokenizer costs a second."""
+    files = sorted(path for path in model_dir.iterdir() if path.suffix in (".json", ".jinja", ".txt"))
+    told = hashlib.sha256()
+    for path in files:
+        told.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    if told.hexdigest() not in _ENCODERS:
+        _ENCODERS[told.hexdigest()] = Encoder(model_dir)
+    return _ENCODERS[told.hexdigest()]

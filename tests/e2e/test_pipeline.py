@@ -62,10 +62,43 @@ def test_the_pipeline_survives_a_lost_redis_and_a_killed_trainer(whole: Stack, t
     assert f"{asked} answers" in said
     assert len((tmp_path / "base.csv").read_text().splitlines()) == 1 + asked
 
+    compared(whole, report)
+    prompted(whole, tmp_path)
+
     traced = whole.roadqa("trace", run, "--question", next(iter(answers)))
     for word in ("predict", "quantize", "train", "label"):
         assert word in traced
     calibrated(whole, run)
+
+
+def compared(whole: Stack, report: dict[str, Any]) -> None:
+    """The base and the fine-tuned model beside each other: the answers that the run has, and what each model took."""
+    tuned = next(row for row in report["rows"] if row["name"] == "fine-tuned B")
+    artifact = tuned["artifacts"]["model"]
+    base, other = whole.json("models", "compare", "sandbox-tiny", artifact, "sandbox-held-out-12x2x4-3")["models"]
+    assert (other["artifact"], other["accuracy"], other["n"]) == (artifact, tuned["accuracy"], tuned["n"])
+    assert other["difference"] == pytest.approx(tuned["accuracy"] - base["accuracy"])
+    assert sum(group["n"] for group in base["by_category"].values()) == base["n"]
+    for model in (base, other):
+        assert 10**8 < model["memory_bytes"] < 10**11
+        assert model["seconds_per_question"] > 0
+        assert model["size_bytes"] > 0
+
+
+def prompted(whole: Stack, folder: Path) -> None:
+    """The search for a prompt: two rungs, and a score on recordings of its own."""
+    pipeline = folder / "mini.yaml"
+    pipeline.write_text(MINI.read_text())
+    candidates = [word for name in ("none", "short", "concise") for word in ("--candidate", name)]
+    found = whole.json(
+        "prompts", "search", "sandbox-held-out-12x2x4-3", "--model", "sandbox-tiny", "--pipeline", pipeline, *candidates
+    )
+    first, last = found["rungs"]
+    assert len(first["standings"]) == 3
+    assert first["n"] < last["n"]
+    assert {row["name"] for row in found["unseen"]["rows"]} == {"short", found["winner"]}
+    assert found["unseen"]["rows"][0]["recordings"] + last["recordings"] <= 12
+    assert f"\nsystem_prompt: {found['winner']}\n" in pipeline.read_text()
 
 
 def calibrated(whole: Stack, run: str) -> None:

@@ -1,7 +1,11 @@
 """Workers as processes: the heartbeat file, and one-shot workers."""
 
+import re
 import time
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 from pydantic import SecretStr
@@ -33,6 +37,22 @@ def test_the_heartbeat_file_is_fresh_while_the_broker_is_there_and_only_then(
     assert shown is None, "a conductor that sees nothing says nothing, and a worker has no metrics"
     own_redis.start()
     beats(file)
+
+
+def test_a_worker_takes_the_next_offer_at_once(
+    processes: Processes, store: Store, board: Board, config: Settings, tmp_path: Path
+) -> None:
+    """Celery's loop would look for it once a second."""
+    w = World(config.model_copy(update={"offer_seconds": 60}), store, board, tmp_path, 8)
+    w.tick()
+    processes.start("augmenter")
+    wait_for(lambda: len(list(store.keys("results/"))) == 8, seconds=60)
+    (log,) = tmp_path.glob("*-augmenter.log")
+    told = re.findall(r"^\[(\S+ \S+): .* Task augment\S* (received|succeeded)", log.read_text(), re.MULTILINE)
+    times = [(datetime.strptime(when, "%Y-%m-%d %H:%M:%S,%f"), what) for when, what in told]
+    gaps = [(after - before).total_seconds() for (before, what), (after, _) in pairwise(times) if what == "succeeded"]
+    assert len(gaps) == 7
+    assert median(gaps) < 0.25
 
 
 # --- one-shot ----------------------------------------------------------------------------------------

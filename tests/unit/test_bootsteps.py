@@ -1,5 +1,6 @@
 """A one-shot worker's gate, which kombu asks before it asks Redis for a message, and before it reads the answer."""
 
+import select
 import time
 from types import SimpleNamespace
 
@@ -15,6 +16,26 @@ def connection() -> SimpleNamespace:
     """A consumer with as much of a channel as the step sees."""
     channel = SimpleNamespace(_in_poll=None, qos=SimpleNamespace(can_consume=lambda: True))
     return SimpleNamespace(task_consumer=SimpleNamespace(channel=channel))
+
+
+def test_the_loop_turns_when_a_task_has_ended() -> None:
+    readers: dict[object, object] = {}
+    later: list[float] = []
+    hub = SimpleNamespace(add_reader=readers.__setitem__, remove=readers.pop, call_later=lambda s, _: later.append(s))
+    consumer = SimpleNamespace(hub=hub)
+    step = bootsteps.NextAtOnce(consumer)
+    step.start(consumer)
+    ((told, turn),) = readers.items()
+    assert not select.select([told], [], [], 0)[0]
+    signals.task_postrun.send(sender=None)
+    signals.task_postrun.send(sender=None)
+    assert select.select([told], [], [], 0)[0] == [told]
+    turn()  # type: ignore[operator]
+    assert later
+    assert max(later) < 1, "the loop turns by itself every second"
+    assert not select.select([told], [], [], 0)[0], "it does not turn for ever"
+    step.stop(consumer)
+    assert not readers
 
 
 def test_after_an_offer_nothing_is_asked_for_but_what_was_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

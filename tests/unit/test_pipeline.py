@@ -231,6 +231,8 @@ def test_a_seed_or_a_replicate_is_other_work_and_a_name_is_not() -> None:
         ("model: base, data", "model: base, epochs: .inf, data", "steps.tuned: epochs"),
         ("model: base, data", "model: base, seed: -1, data", "steps.tuned: seed"),
         ("report:", "submission: {data: labels, model: tuned}\nreport:", "submission.data: 'labels' is none of the"),
+        ("{parent: baseline}", "{parent: baseline, asking: {samples: 3}}", "report.rows.tuned.asking: "),
+        ("{parent: baseline}", "{parent: baseline, asking: {rotat: 3}}", "report.rows.tuned.asking.rotat"),
     ],
 )
 def test_a_wrong_file_is_told_in_one_line_that_names_the_place(old: str, new: str, told: str) -> None:
@@ -238,6 +240,15 @@ def test_a_wrong_file_is_told_in_one_line_that_names_the_place(old: str, new: st
         plan(GOOD.replace(old, new, 1))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_row_may_ask_otherwise_than_its_parent() -> None:
+    made = plan(GOOD.replace("{parent: baseline}", "{parent: baseline, asking: {rotate: 4, reasoning: true}}", 1))
+    nodes = {node.name: node for node in made.nodes}
+    rows = {row.name: nodes[row.predict] for row in made.rows}
+    asked = {name: (node.recipe["rotate"], node.recipe["reasoning"]) for name, node in rows.items()}
+    assert asked == {"baseline": (1, False), "tuned": (4, True), "small": (1, False)}
+    assert rows["tuned"].name == "predict tuned on test (vllm, expert, rotate 4, reasoning)"
 
 
 def test_a_step_may_not_shadow_data() -> None:

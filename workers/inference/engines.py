@@ -1,7 +1,7 @@
-"""Engines behind one face: a checkpoint and a batch of questions in, log-probabilities of the letters out.
+"""Engines behind one face: a checkpoint and a stream of questions in, log-probabilities of the letters out.
 
-Loaded engines stay in this module for the life of the process, since loading costs far more than a
-batch. A checkpoint of the same architecture takes over a loaded engine by having its weights put in
+Loaded engines stay in this module for the life of the process, since loading costs far more than
+many questions. A checkpoint of the same architecture takes over a loaded engine by having its weights put in
 place of the other's.
 """
 
@@ -9,23 +9,25 @@ import gc
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from safetensors import safe_open
 
 from shared.budget import TEMPORAL_PATCH, VideoBudget
 from shared.contracts import PredictRecipe
 from shared.errors import InputError, RoadQAError
-from shared.prompts import SystemPrompt
 from shared.schema import Question
 from shared.settings import settings
 from shared.video import SampledClip
 from shared.vlm.encode import Encoder
+from workers.inference import memory
 
 #: Tokens beside the visual ones: question, choices, system prompt; and a temporal patch's timestamp.
 TEXT_TOKENS, TIMESTAMP_TOKENS = 2048, 16
+TENSOR_END = 2048  #: bytes at each end of a tensor that tell its file from another
 #: Fields of config.json that say nothing about the architecture.
 COSMETIC = ("transformers_version", "_name_or_path", "use_cache", "torch_dtype")
 
@@ -36,13 +38,17 @@ class Asked(NamedTuple):
     question: Question
     clip: SampledClip
     frames_id: str
+    place: int = 0  #: tells it from others of its stream
+    seed: int = 0  #: of its reasoning, where that is sampled
 
 
 class Answer(NamedTuple):
-    """`logprobs`: one for each choice, normalised over the choices."""
+    """`logprobs`: one for each choice as it was shown, normalised over the choices."""
 
     logprobs: tuple[float, ...]
     prompt_tokens: int
+    reasoning: str | None = None  #: the words that came before it
+    reasoning_tokens: int = 0
 
 
 class Shown(NamedTuple):
@@ -53,24 +59,33 @@ class Shown(NamedTuple):
     logprobs: tuple[float, ...]  #: one for each choice, normalised over the choices
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """A loaded model."""
 
-    def answer(self, asked: Sequence[Asked], system_prompt: SystemPrompt) -> list[Answer]:
-        """Answer each question, in order.
+    @abstractmethod
+    def stream(self, asked: Iterable[Asked | None], recipe: PredictRecipe) -> Iterator[tuple[Asked, Answer]]:
+        """Answer questions as they come, in any order; looks a little ahead in `asked`.
+
+        None stands for a wait: the next question is not there yet, and what is under way can go on meanwhile. Of the
+        recipe it heeds `system_prompt` and how a reasoning is written.
 
         Raises:
             ParityError: the model was shown other tokens than the encoder's.
         """
-        ...
 
+    @abstractmethod
     def put_weights(self, checkpoint: "Checkpoint", encoder: Encoder) -> None:
         """Take over the weights of a checkpoint of the same `family`."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Give all memory back."""
-        ...
+
+    def answer(self, asked: Sequence[Asked], recipe: PredictRecipe) -> list[Answer]:
+        """Answer each question, in order."""
+        placed = [item._replace(place=place) for place, item in enumerate(asked)]
+        found = {item.place: answer for item, answer in self.stream(placed, recipe)}
+        return [found[item.place] for item in placed]
 
 
 class ParityError(RoadQAError):
@@ -106,10 +121,26 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise InputError(f"{folder}: no model here (config.json and *.safetensors); train or pull it again")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     quantization = config.get("quantization_config")
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    weights = _digest(stats)
+    weights = _digest([_identity(path) for path in files])
     family = weights if quantization else _digest([_architecture(config), _tensors(files), _processing(folder)])
     return Checkpoint(folder, weights, family, (quantization or {}).get("format"))
+
+
+def _identity(path: Path) -> tuple[int, int, str]:
+    """Tells a weights file from others, whichever path leads to it and however often it was linked anew.
+
+    An inode number may come again, and a file be written over; so it is also the ends of every tensor.
+    """
+    about, ends = path.stat(), hashlib.sha256()
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        begin = file.tell()
+        for name in sorted(header.keys() - {"__metadata__"}):
+            start, stop = header[name]["data_offsets"]
+            for place in (start, max(start, stop - TENSOR_END)):
+                file.seek(begin + place)
+                ends.update(file.read(min(TENSOR_END, stop - start)))
+    return about.st_ino, about.st_size, ends.hexdigest()
 
 
 def _digest(value: Any) -> str:
@@ -139,17 +170,25 @@ def _processing(folder: Path) -> list[str]:
     return [hashlib.sha256((folder / n).read_bytes()).hexdigest() if (folder / n).is_file() else "" for n in names]
 
 
-def longest_prompt(video: VideoBudget) -> int:
-    """Upper bound of a prompt's tokens under `video`."""
+def longest_prompt(video: VideoBudget, reasoning_tokens: int = 0) -> int:
+    """Upper bound of a prompt's tokens under `video`, those that the model writes itself included."""
     patches = math.ceil(video.max_frames / TEMPORAL_PATCH)
-    return min(video.tokens_per_clip, patches * video.tokens_per_patch) + patches * TIMESTAMP_TOKENS + TEXT_TOKENS
+    visual = min(video.tokens_per_clip, patches * video.tokens_per_patch) + patches * TIMESTAMP_TOKENS
+    return visual + TEXT_TOKENS + reasoning_tokens
+
+
+class _Held:
+    """A loaded engine, the weights it holds, and the memory that loading it took."""
+
+    def __init__(self, engine: Engine, weights: str, size: int) -> None:
+        self.engine, self.weights, self.size = engine, weights, size
 
 
 class Pool:
     """Loaded engines. vLLM tears down more than its own when an engine closes, so they all close together."""
 
     def __init__(self) -> None:
-        self._engines: dict[tuple[str, str, int], tuple[Engine, str]] = {}  # with the weights each one holds
+        self._engines: dict[tuple[str, str, int], _Held] = {}
 
     def engine(self, checkpoint: Checkpoint, encoder: Encoder, recipe: PredictRecipe) -> Engine:
         """The engine of `recipe`, holding `checkpoint`'s weights.
@@ -157,35 +196,43 @@ class Pool:
         Raises:
             InputError: that engine cannot run this checkpoint; names the remedy.
         """
-        longest = longest_prompt(recipe.video)
+        longest = longest_prompt(recipe.video, recipe.reasoning_tokens if recipe.reasoning else 0)
         key = (recipe.engine, checkpoint.family, longest)
         if key not in self._engines:
             if len(self._engines) >= settings().engines:
                 self.close()
-            self._engines[key] = (_open(recipe.engine, checkpoint, encoder, longest), checkpoint.weights)
-        engine, weights = self._engines[key]
-        if weights != checkpoint.weights:
+            open_engine = _opener(recipe.engine)
+            before = memory.resident()  # with the library, which another engine needs too
+            opened = open_engine(checkpoint, encoder, longest)
+            self._engines[key] = _Held(opened, checkpoint.weights, memory.resident() - before)
+        held = self._engines[key]
+        if held.weights != checkpoint.weights:
             del self._engines[key]  # until the new weights are whole
-            engine.put_weights(checkpoint, encoder)
-        self._engines[key] = (engine, checkpoint.weights)
-        return engine
+            held.engine.put_weights(checkpoint, encoder)
+            held.weights = checkpoint.weights
+            self._engines[key] = held
+        return held.engine
+
+    def beside(self, engine: Engine) -> int:
+        """Bytes that the other engines took when they were loaded."""
+        return sum(held.size for held in self._engines.values() if held.engine is not engine)
 
     def close(self) -> None:
         """Close every engine."""
         while self._engines:
-            self._engines.popitem()[1][0].close()
+            self._engines.popitem()[1].engine.close()
         gc.collect()
 
 
-def _open(name: str, checkpoint: Checkpoint, encoder: Encoder, longest: int) -> Engine:
-    """Load an engine. The libraries are imported here: each costs seconds and a gigabyte."""
+def _opener(name: str) -> Callable[[Checkpoint, Encoder, int], Engine]:
+    """What loads an engine. The libraries are imported here: each costs seconds and a gigabyte."""
     if name == "vllm":
         from workers.inference.vllm_engine import VLLMEngine
 
-        return VLLMEngine(checkpoint, encoder, longest)
+        return VLLMEngine
     from workers.inference.transformers_engine import TransformersEngine
 
-    return TransformersEngine(checkpoint, encoder)
+    return lambda checkpoint, encoder, longest: TransformersEngine(checkpoint, encoder)
 
 
 POOL = Pool()

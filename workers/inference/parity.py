@@ -51,7 +51,7 @@ def bulk(request: Request) -> Iterator[Seen]:
         batch = rows.questions[start : start + BATCH]
         frames = {clip: sample(rows.clip_path(clip), asking.video) for clip in {question.clip for question in batch}}
         asked = [Asked(question, frames[question.clip], question.clip) for question in batch]
-        for question, shown in zip(batch, engine.shown(asked, asking.system_prompt), strict=True):
+        for question, shown in zip(batch, engine.shown(asked, recipe), strict=True):
             yield seen(encode, question, shown.token_ids, shown.clip, shown.logprobs, engine.precision)
     POOL.close()
 

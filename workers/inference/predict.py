@@ -2,29 +2,36 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from itertools import groupby
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared import child
-from shared.budget import VideoBudget, frame_size, sample_times
 from shared.context import Context
 from shared.contracts import PredictRecipe
-from shared.decoders import Decoders
-from shared.errors import InputError, MediaError, Stopped
-from shared.schema import Clip, Prediction, Question, Rows, write_jsonl
+from shared.errors import InputError, Stopped
+from shared.schema import Prediction, Question, Rows, write_jsonl
 from shared.settings import settings
-from shared.video import SampledClip
 from shared.vlm.encode import encoder
+from workers.inference import memory
+from workers.inference.ahead import Ahead, Put
 from workers.inference.engines import POOL, Answer, Asked, read_checkpoint
+from workers.inference.together import prediction
 
 KEPT = "answers/"  #: scratch: finished batches, as predictions.jsonl
-BATCH_BYTES = 1 << 30  #: of decoded frames in one batch; two batches are in memory at once
 
-Frames = dict[str, Future[SampledClip]]  #: by clip digest
+Answers = list[tuple[Put, Answer]]  #: to one question
+
+
+class Cost(NamedTuple):
+    """What answering took."""
+
+    load_seconds: float = 0.0  #: until the engine had the checkpoint
+    memory_bytes: int | None = None  #: at most, without the other engines that are loaded
 
 
 def predict(inputs: dict[str, list[Path]], recipe: PredictRecipe, out: Path, ctx: Context) -> dict[str, Any]:
@@ -39,21 +46,34 @@ def predict(inputs: dict[str, list[Path]], recipe: PredictRecipe, out: Path, ctx
     questions = unique(rows)
     found = kept(ctx)
     left = [question for question in questions.values() if question.id not in found]
-    load_seconds = 0.0
+    cost = Cost()
     if left:
-        load_seconds = answer(left, rows, inputs["model"], recipe, ctx, found, len(questions))
+        cost = answer(left, rows, inputs["model"], recipe, ctx, found, len(questions))
     write_jsonl(out / "predictions.jsonl", (found[question.id] for question in rows.questions))
     seconds = time.monotonic() - began
     tokens = [found[name].prompt_tokens for name in questions]
+    reasoning = reasoning_facts([found[name] for name in questions], recipe.reasoning_tokens)
     return {
         "n": len(rows.questions),
         "resumed": len(questions) - len(left),
         "engine": recipe.engine,
         "seconds": seconds,
-        "load_seconds": load_seconds,
-        "questions_per_second": len(left) / max(seconds - load_seconds, 1e-9),
-        "prompt_tokens": {"min": min(tokens), "mean": fmean(tokens), "max": max(tokens)} if tokens else None,
+        "load_seconds": cost.load_seconds,
+        "questions_per_second": len(left) / max(seconds - cost.load_seconds, 1e-9),
+        "memory_bytes": None if cost.memory_bytes is None else {"max": cost.memory_bytes},
+        "prompt_tokens": spread(tokens),
+        "reasoning": reasoning if recipe.reasoning else None,
     }
+
+
+def spread(counts: Sequence[int]) -> dict[str, float] | None:
+    return {"min": min(counts), "mean": fmean(counts), "max": max(counts)} if counts else None
+
+
+def reasoning_facts(predictions: Iterable[Prediction], limit: int) -> dict[str, Any]:
+    """How long the reasonings are, in tokens, and how many were cut at the limit."""
+    counts = [ballot.reasoning_tokens for prediction in predictions for ballot in prediction.ballots]
+    return {"tokens": spread(counts), "n": len(counts), "cut": sum(count >= limit for count in counts)}
 
 
 def unique(rows: Rows) -> dict[str, Question]:
@@ -89,83 +109,40 @@ def answer(
     ctx: Context,
     found: dict[str, Prediction],
     total: int,
-) -> float:
-    """Answer `questions` batch by batch into `found` and scratch; returns the seconds that loading took."""
+) -> Cost:
+    """Answer `questions` into `found` and scratch, batch by batch."""
     (model,) = models
     began = time.monotonic()
-    batches = cut(questions, rows.clips, recipe.video)
-    with Decoders(settings().decode_threads) as decoders:
-        ahead = decode(decoders, batches[0], rows, recipe.video)
+    memory.start_peak()
+    with closing(Ahead(questions, rows, recipe.video, recipe, ctx)) as ahead:
         engine = POOL.engine(read_checkpoint(model), encoder(model), recipe)
         loaded = mark = time.monotonic()
-        for number, batch in enumerate(batches):
-            if ctx.stopping:
-                decoders.shutdown(cancel_futures=True)
-                raise Stopped(f"stopped after {len(found)} of {total} questions; they are kept")
-            frames = ahead
-            if number + 1 < len(batches):
-                ahead = decode(decoders, batches[number + 1], rows, recipe.video)
-            answers = engine.answer(list(asked(batch, frames, recipe.video)), recipe.system_prompt)
+        for batch in batched(answered(engine.stream(ahead, recipe), ahead), settings().engine_batch):
             seconds, mark = time.monotonic() - mark, time.monotonic()
-            keep(ctx, found, [predicted(q, a, seconds / len(batch)) for q, a in zip(batch, answers, strict=True)])
+            keep(ctx, found, [prediction(answers, recipe, seconds / len(batch)) for answers in batch])
             ctx.progress(len(found), total, "questions", per_second=len(batch) / seconds)
-    return loaded - began
+    if len(found) < total:
+        raise Stopped(f"stopped after {len(found)} of {total} questions; they are kept")
+    return Cost(loaded - began, memory.peak() - POOL.beside(engine))
 
 
-def cut(questions: Sequence[Question], clips: dict[str, Clip], video: VideoBudget) -> list[list[Question]]:
-    """Batches of bounded size, questions on one clip side by side so that it is decoded once."""
-    order = {digest: place for place, digest in enumerate(dict.fromkeys(q.clip for q in questions))}
-    batches: list[list[Question]] = []
-    room = 0
-    for digest, group in groupby(sorted(questions, key=lambda q: order[q.clip]), key=lambda q: q.clip):
-        cost = frame_bytes(clips[digest], video)
-        for place, question in enumerate(group):
-            cost = cost if place == 0 else 0
-            if not batches or len(batches[-1]) >= settings().engine_batch or cost > room:
-                batches.append([])
-                room = BATCH_BYTES
-            batches[-1].append(question)
-            room -= cost
-    return batches
+def answered(stream: Iterator[tuple[Asked, Answer]], ahead: Ahead) -> Iterator[Answers]:
+    """All answers to one question, for each question once they are there."""
+    wanted = Counter(put.question.id for put in ahead.puts)
+    found: dict[str, dict[int, tuple[Put, Answer]]] = defaultdict(dict)
+    for item, reply in stream:
+        put = ahead.puts[item.place]
+        own = found[put.question.id]
+        own[item.place] = put, reply
+        if len(own) == wanted[put.question.id]:
+            del found[put.question.id]
+            yield [own[place] for place in sorted(own)]
 
 
-def frame_bytes(clip: Clip, video: VideoBudget) -> int:
-    """Bytes of the clip's sampled frames."""
-    frames = len(sample_times(clip.seconds, video))
-    width, height = frame_size(clip.width, clip.height, frames, video)
-    return frames * width * height * 3
-
-
-def decode(decoders: Decoders, batch: Sequence[Question], rows: Rows, video: VideoBudget) -> Frames:
-    """Start decoding the clips of a batch."""
-    digests = dict.fromkeys(question.clip for question in batch)
-    return {digest: decoders.submit(rows.clip_path(digest), video) for digest in digests}
-
-
-def asked(batch: Sequence[Question], frames: Frames, video: VideoBudget) -> Iterator[Asked]:
-    """The batch with its frames, as soon as they are decoded.
-
-    Raises:
-        MediaError: a clip cannot be decoded; names the question.
-    """
-    budget = hashlib.sha256(video.model_dump_json().encode()).hexdigest()[:16]
-    for question in batch:
-        try:
-            yield Asked(question, frames[question.clip].result(), f"{question.clip}-{budget}")
-        except MediaError as error:
-            raise MediaError(f"question {question.id}: {error}") from error
-
-
-def predicted(question: Question, found: Answer, seconds: float) -> Prediction:
-    """The most probable choice that was shown, the first of equals."""
-    best = max(question.offered, key=found.logprobs.__getitem__)
-    return Prediction(
-        question=question.id,
-        choice=best,
-        logprobs=found.logprobs,
-        prompt_tokens=found.prompt_tokens,
-        seconds=seconds,
-    )
+def batched(answers: Iterator[Answers], size: int) -> Iterator[list[Answers]]:
+    """Lists of `size`, the last one shorter."""
+    while batch := list(islice(answers, size)):
+        yield batch
 
 
 def keep(ctx: Context, found: dict[str, Prediction], batch: Sequence[Prediction]) -> None:

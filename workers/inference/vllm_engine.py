@@ -3,17 +3,18 @@
 import gc
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
 
+from shared.contracts import PredictRecipe
 from shared.errors import InputError
 from shared.machine import has_avx512
-from shared.prompts import SystemPrompt
 from shared.settings import settings
 from shared.vlm.encode import VIDEO_KWARGS, Encoder
-from workers.inference.engines import Answer, Asked, Checkpoint, ParityError, Shown
+from workers.inference.engines import Answer, Asked, Checkpoint, Engine, ParityError, Shown
 
 # Read by vLLM when it is imported.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -31,11 +32,13 @@ from workers.inference.media import told
 #: AVX-512.
 CPU_KERNELS = {"pack-quantized": "cpu_gemm_wna16", "int-quantized": "onednn_scaled_mm", "float-quantized": None}
 GPU_MEMORY = 0.9  #: share of a GPU's memory for all engines together
+AHEAD = 2  #: questions in the engine for each that it works on, so that it never waits for the next
+_END = object()
 CPU_FULL_PROMPTS = 8  #: prompts of full length for which the KV cache of a CPU engine has room
 
 
-class VLLMEngine:
-    """Greedy, one token: the letters' log-probabilities are all that is asked for.
+class VLLMEngine(Engine):
+    """Questions go in as they come and as others are done. Of an answer one token is asked for.
 
     Raises:
         InputError: there is no kernel for the checkpoint's format here.
@@ -63,20 +66,36 @@ class VLLMEngine:
         del self._llm
         gc.collect()
 
-    def answer(self, asked: Sequence[Asked], system_prompt: SystemPrompt) -> list[Answer]:
-        for item, output in zip(asked, outputs := self._outputs(asked, system_prompt), strict=True):
-            self._check(item, output, system_prompt)
-        return self._answers(asked, outputs)
+    def stream(self, asked: Iterable[Asked | None], recipe: PredictRecipe) -> Iterator[tuple[Asked, Answer]]:
+        feed, under_way = iter(asked), dict[str, Request]()
+        try:
+            while True:
+                room = AHEAD * settings().engine_requests - len(under_way)
+                taken, more = take(feed, room, wait=not under_way)
+                self._put([Request(item, self._encoder, recipe) for item in taken], under_way, recipe)
+                if not under_way and not more:
+                    return
+                again: list[Request] = []
+                for output in self._llm.llm_engine.step():
+                    request = under_way.pop(output.request_id)
+                    request.check(output)
+                    if recipe.reasoning and request.words is None:
+                        again.append(request.reasoned(self._words(output)))
+                    else:
+                        yield request.item, self._answer(request, output)
+                self._put(again, under_way, recipe)
+        finally:  # whoever reads has enough, or something failed: the engine is kept, and must be empty
+            self._llm.llm_engine.abort_request([request.id for request in under_way.values()], internal=True)
 
-    def shown(self, asked: Sequence[Asked], system_prompt: SystemPrompt) -> list[Shown]:
+    def shown(self, asked: Sequence[Asked], recipe: PredictRecipe) -> list[Shown]:
         """What the model is shown, whatever the encoder says to it: unlike `answer`, this judges nothing."""
-        rendered = self._llm.renderer.render_cmpl(
-            [self._prompt(item, system_prompt) for item in asked], skip_mm_cache=True
-        )
-        outputs = self._outputs(asked, system_prompt)
+        requests = [Request(item, self._encoder, recipe) for item in asked]
+        prompts = [request.prompt() for request in requests]
+        rendered = self._llm.renderer.render_cmpl(prompts, skip_mm_cache=True)
+        outputs = self._llm.generate(prompts, [self.params(one, recipe) for one in requests], use_tqdm=False)
         return [
             Shown(output.prompt_token_ids, inputs["mm_kwargs"]["video"][0].get_data(), answer.logprobs)
-            for output, inputs, answer in zip(outputs, rendered, self._answers(asked, outputs), strict=True)
+            for output, inputs, answer in zip(outputs, rendered, map(self._answer, requests, outputs), strict=True)
         ]
 
     @property
@@ -84,39 +103,89 @@ class VLLMEngine:
         """Type of its arithmetic, as torch calls it."""
         return str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
-    def _outputs(self, asked: Sequence[Asked], system_prompt: SystemPrompt) -> list[Any]:
-        prompts = [self._prompt(item, system_prompt) for item in asked]
-        params = [
-            SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=self._letters(item), detokenize=False)
-            for item in asked
-        ]
-        return list(self._llm.generate(prompts, params, use_tqdm=False))
+    def _put(self, requests: Sequence["Request"], under_way: "dict[str, Request]", recipe: PredictRecipe) -> None:
+        """Hand requests to the engine; `under_way` knows each by the id that its output will bear."""
+        if not requests:
+            return
+        prompts = [request.prompt() for request in requests]
+        ids = self._llm.enqueue(prompts, [self.params(one, recipe) for one in requests], use_tqdm=False)
+        for request, request.id in zip(requests, ids, strict=True):
+            under_way[request.id.split("-")[0]] = request
 
-    def _letters(self, item: Asked) -> list[int]:
-        return self._encoder.letter_ids(len(item.question.choices))
+    def params(self, request: "Request", recipe: PredictRecipe) -> SamplingParams:
+        """One token, with all letters' log-probabilities; or a reasoning, which ends at any special token."""
+        if recipe.reasoning and request.words is None:
+            return SamplingParams(
+                temperature=recipe.temperature,
+                seed=request.item.seed,
+                max_tokens=recipe.reasoning_tokens,
+                stop_token_ids=self._encoder.special_ids,
+                detokenize=False,
+            )
+        letters = self._encoder.letter_ids(len(request.item.question.choices))
+        return SamplingParams(temperature=0, max_tokens=1, logprob_token_ids=letters, detokenize=False)
 
-    def _prompt(self, item: Asked, system_prompt: SystemPrompt) -> dict[str, Any]:
+    def _words(self, output: Any) -> list[int]:
+        special = set(self._encoder.special_ids)
+        return list(takewhile(lambda token: token not in special, output.outputs[0].token_ids))
+
+    def _answer(self, request: "Request", output: Any) -> Answer:
+        found = output.outputs[0].logprobs[0]
+        letters = self._encoder.letter_ids(len(request.item.question.choices))
+        logprobs = torch.log_softmax(torch.tensor([found[token].logprob for token in letters]), dim=-1)
+        words = request.words
+        text = None if words is None else self._encoder.tokenizer.decode(words)
+        return Answer(tuple(logprobs.tolist()), len(request.due), text, len(words or ()))
+
+
+class Request:
+    """What the engine is at work on: a question's letter, or the reasoning before it."""
+
+    def __init__(self, item: Asked, encoder: Encoder, recipe: PredictRecipe, words: list[int] | None = None) -> None:
+        self.item, self.words, self.id = item, words, ""
+        self._encoder, self._recipe = encoder, recipe
+        asked = item.question, recipe.system_prompt, recipe.reasoning
+        self._short = encoder.short_ids(*asked)
+        self.due = encoder.expanded(self._short, item.clip)  #: the prompt that the model must see
+        self._written = [] if words is None else encoder.letter_turn(words)
+
+    def reasoned(self, words: list[int]) -> "Request":
+        """The one for the letter, after these words."""
+        return Request(self.item, self._encoder, self._recipe, words)
+
+    def prompt(self) -> dict[str, Any]:
+        """What vLLM is given; it puts the clip's tokens in place of the one that stands for it."""
         return {
-            "prompt_token_ids": self._encoder.short_ids(item.question, system_prompt),
-            "multi_modal_data": {"video": [(item.clip.frames, told(item.clip))]},
-            "multi_modal_uuids": {"video": [item.frames_id]},
+            "prompt_token_ids": self._short + self._written,
+            "multi_modal_data": {"video": [(self.item.clip.frames, told(self.item.clip))]},
+            "multi_modal_uuids": {"video": [self.item.frames_id]},
         }
 
-    def _check(self, item: Asked, output: Any, system_prompt: SystemPrompt) -> None:
-        due = self._encoder.prompt_ids(item.question, item.clip, system_prompt)
-        if output.prompt_token_ids != due:
+    def check(self, output: Any) -> None:
+        """Compare what the model saw with what it must see.
+
+        Raises:
+            ParityError: they differ.
+        """
+        if output.prompt_token_ids != self.due + self._written:
             raise ParityError(
-                f"question {item.question.id}: the engine saw {len(output.prompt_token_ids)} tokens, "
-                f"the encoder says {len(due)}; check the installed vLLM and transformers against the lock file"
+                f"question {self.item.question.id}: the engine saw {len(output.prompt_token_ids)} tokens, "
+                f"the encoder says {len(self.due)}; check the installed vLLM and transformers against the lock file"
             )
 
-    def _answers(self, asked: Sequence[Asked], outputs: Sequence[Any]) -> list[Answer]:
-        answers: list[Answer] = []
-        for item, output in zip(asked, outputs, strict=True):
-            found = output.outputs[0].logprobs[0]
-            chosen = torch.tensor([found[token].logprob for token in self._letters(item)])
-            answers.append(Answer(tuple(torch.log_softmax(chosen, dim=-1).tolist()), len(output.prompt_token_ids)))
-        return answers
+
+def take(feed: Iterator[Asked | None], room: int, *, wait: bool) -> tuple[list[Asked], bool]:
+    """Up to `room` questions that are there now, with `wait` one at least if any is left; and whether more may come."""
+    taken: list[Asked] = []
+    while len(taken) < room:
+        item = next(feed, _END)
+        if item is _END:
+            return taken, False
+        if isinstance(item, Asked):
+            taken.append(item)
+        elif taken or not wait:
+            break
+    return taken, True
 
 
 def has_kernel(quantization: str) -> bool:

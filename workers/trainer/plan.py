@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, get_args
 
-from shared.choices import permutation
+from shared.choices import permutation, reordered
 from shared.contracts import Portion, Source, source
 from shared.errors import InputError
 from shared.precedence import People
@@ -137,5 +137,4 @@ def steps(rows: int, epochs: float, global_batch: int) -> int:
 def permuted(question: Question, seed: int, epoch: int) -> Question:
     """The question with its choices in this epoch's order, the answer followed; "all of the above" keeps its place."""
     order = permutation([choice.text for choice in question.choices], f"choices/{seed}/{epoch}/{question.id}")
-    answer = None if question.answer is None else order.index(question.answer)
-    return question.model_copy(update={"choices": tuple(question.choices[i] for i in order), "answer": answer})
+    return reordered(question, order)

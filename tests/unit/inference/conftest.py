@@ -34,8 +34,8 @@ def _engines_closed_at_the_end() -> Iterator[None]:
     POOL.close()
 
 
-def recipe(engine: str = "vllm") -> PredictRecipe:
-    return PredictRecipe.model_validate({"engine": engine, "system_prompt": "short", "video": VIDEO})
+def recipe(engine: str = "vllm", **asking: object) -> PredictRecipe:
+    return PredictRecipe.model_validate({"engine": engine, "system_prompt": "short", "video": VIDEO} | asking)
 
 
 def draw_clip(path: Path, seed: int, frames: int = 30) -> None:

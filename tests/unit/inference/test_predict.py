@@ -2,18 +2,18 @@
 
 import math
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shared.context import LocalContext
 from shared.errors import InputError, MediaError, Stopped
-from shared.schema import Choice, Origin, Prediction, Question, Rows, read_jsonl, write_jsonl
-from tests.unit.inference.conftest import VIDEO, recipe
+from shared.schema import Prediction, Rows, read_jsonl, write_jsonl
+from tests.unit.inference.conftest import recipe
 from workers.inference import predict as verb
-from workers.inference.engines import Answer
-from workers.inference.predict import cut, predict
+from workers.inference import transformers_engine
+from workers.inference.predict import predict
 
 
 class Patient(LocalContext):
@@ -51,7 +51,8 @@ def test_every_question_is_answered_in_order(base: Path, rows: Path, tmp_path: P
 def test_a_stopped_shard_resumes_where_it_was(
     base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verb, "settings", lambda: SmallBatches)
+    for module in (verb, transformers_engine):
+        monkeypatch.setattr(module, "settings", lambda: SmallBatches)
     whole = run(base, rows, tmp_path / "whole", LocalContext(tmp_path / "other scratch"))
     with pytest.raises(Stopped, match="10 of 12"):
         run(base, rows, tmp_path / "first", Patient(tmp_path / "scratch", batches=2))
@@ -72,20 +73,6 @@ def test_a_finished_shard_needs_no_engine(base: Path, rows: Path, tmp_path: Path
     assert run(tmp_path / "no model", rows, tmp_path / "second", LocalContext(tmp_path / "scratch")) == first
 
 
-def test_a_clip_is_decoded_once_in_a_batch(rows: Path) -> None:
-    data = Rows([rows])
-    (batch,) = cut(data.questions, data.clips, VIDEO)
-    assert len(batch) == 12
-    clips = [question.clip for question in batch]
-    assert sum(one != two for one, two in pairwise(clips)) == 2
-
-
-def test_batches_are_bounded_by_the_memory_of_their_frames(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = Rows([rows])
-    monkeypatch.setattr(verb, "BATCH_BYTES", verb.frame_bytes(next(iter(data.clips.values())), VIDEO))
-    assert [len(batch) for batch in cut(data.questions, data.clips, VIDEO)] == [4, 4, 4]
-
-
 def test_a_damaged_clip_is_named_with_its_question(base: Path, rows: Path, tmp_path: Path) -> None:
     broken = tmp_path / "rows"
     shutil.copytree(rows, broken)
@@ -104,8 +91,18 @@ def test_one_id_for_two_questions_is_refused(base: Path, rows: Path, tmp_path: P
         run(base, twice, tmp_path / "out", LocalContext(tmp_path / "scratch"))
 
 
-def test_a_choice_that_was_not_shown_is_not_chosen() -> None:
-    choices = tuple(Choice(label="A", text=text) for text in ("left", "", "right"))
-    question = Question(id="q", clip="0" * 64, text="?", choices=choices, origin=Origin(answer="none"))
-    found = verb.predicted(question, Answer((-2.0, -0.1, -1.5), 7), 0.1)
-    assert (found.choice, found.logprobs) == (2, (-2.0, -0.1, -1.5))
+@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+def test_more_than_one_answer_is_kept_and_averaged(base: Path, rows: Path, tmp_path: Path, engine: str) -> None:
+    """Rotations of the choices, and two reasonings for each."""
+    asking = {"rotate": 2, "samples": 2, "reasoning": True, "reasoning_tokens": 8, "temperature": 1.0}
+    (tmp_path / "out").mkdir()
+    ctx = LocalContext(tmp_path / "scratch")
+    facts = predict({"model": [base], "data": [rows]}, recipe(engine, **asking), tmp_path / "out", ctx)
+    assert facts["reasoning"]["n"] == 12 * 4
+    assert facts["reasoning"]["tokens"]["max"] <= 8
+    for prediction in read_jsonl(tmp_path / "out" / "predictions.jsonl", Prediction):
+        assert len(prediction.ballots) == 4
+        assert len({ballot.order for ballot in prediction.ballots}) == 2
+        assert len({ballot.reasoning for ballot in prediction.ballots}) > 1
+        shares = np.exp([ballot.logprobs for ballot in prediction.ballots]).mean(axis=0)
+        assert np.allclose(np.exp(prediction.logprobs), shares)

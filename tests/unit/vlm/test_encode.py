@@ -7,6 +7,7 @@ import pytest
 
 from shared.budget import visual_tokens
 from shared.errors import InputError
+from shared.prompts import ASK_LETTER, names, render, system_text
 from shared.vlm.encode import IGNORED, Encoder
 from tests.unit.vlm.examples import clip, question
 
@@ -79,3 +80,19 @@ def test_a_question_cannot_smuggle_special_tokens_in(encoder: Encoder) -> None:
 def test_the_system_prompt_none_has_no_system_turn(encoder: Encoder) -> None:
     assert "system" not in encoder.prompt_text(question(), "none")
     assert encoder.prompt_text(question(), "short").startswith("<|im_start|>system\nWatch")
+
+
+def test_a_reasoning_is_a_turn_of_its_own_and_the_letter_opens_the_next(encoder: Encoder) -> None:
+    asked, words = question(), "The light ahead turns red ."
+    user = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": render(asked, reasoning=True)}]}
+    turns = [user, {"role": "assistant", "content": words}, {"role": "user", "content": ASK_LETTER}]
+    whole = encoder.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = encoder.tokenizer(words, add_special_tokens=False)["input_ids"]
+    found = encoder.short_ids(asked, "none", reasoning=True) + encoder.letter_turn(ids)
+    assert encoder.tokenizer.decode(found) == whole
+
+
+def test_a_system_prompt_that_wants_a_letter_only_does_not_stand_before_a_reasoning() -> None:
+    for name in names():
+        assert "letter" not in (system_text(name, reasoning=True) or "")
+    assert "letter only" in (system_text("expert") or "")

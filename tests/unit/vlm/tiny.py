@@ -14,7 +14,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from shared.prompts import _SYSTEM, LETTERS
+from shared.prompts import LETTERS, system_text
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -39,7 +39,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
         [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
     bpe.decoder = decoders.ByteLevel()
-    words = [text for text in _SYSTEM.values() if text] * 3 + ["user", "assistant", "system", "seconds", *LETTERS]
+    prompts = [system_text("short") or "", system_text("expert") or ""]
+    words = [*prompts, *prompts, *prompts, "user", "assistant", "system", "seconds", *LETTERS]
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
