@@ -47,7 +47,7 @@ STATE = ROOT / ".state" / "inference-bench"
 RESULTS = Path(__file__).parent / "results" / "inference.json"
 BASE = ROOT / "services" / "sandbox" / "base"
 RECORDINGS, CLIPS_PER_RECORDING, QUESTIONS = 60, 2, 3
-ROUNDS = 4
+ROUNDS = 3
 LOOK_SECONDS = 0.25  #: between two looks at the store, which answers on the same cores
 RECIPE = PredictRecipe(system_prompt="short", video=VideoBudget(tokens_per_patch=6, max_frames=8))
 LOCAL = ("verb", "bare", "bare, frames given", "naive", "verb, by parts")
