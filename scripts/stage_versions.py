@@ -47,7 +47,12 @@ SOURCES = {
     ),
 }
 _PLUMBING = ("tasks.py", "app.py", "__init__.py")
-_ELSEWHERE = {"predict": ("evaluate.py", "changes.py", "verdict.py", "serve.py", "door.py")}
+_ELSEWHERE = {
+    "predict": (
+        "evaluate.py", "changes.py", "verdict.py", "serve.py", "door.py",
+        "compete.py", "contest.py", "deadline.py", "timed.py",
+    ),
+}  # fmt: skip
 
 
 def digest(stage: str) -> str:

@@ -137,6 +137,8 @@ class Prediction(Frozen):
     seconds: float  #: wall time of its batch divided by the batch's questions
     #: What it was concluded from, where it was asked more than once or for a reasoning.
     ballots: tuple[Ballot, ...] = Field((), exclude_if=lambda ballots: not ballots)
+    #: Why the model was not asked: its clip does not decode. The choice is then the first, all choices alike probable.
+    unseen: str | None = Field(None, exclude_if=lambda why: why is None)
 
 
 Row = TypeVar("Row", bound=BaseModel)

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -58,9 +58,22 @@ class Settings(BaseSettings):
     engine_kv_offload_bytes: int = Field(0, ge=0, description="host memory the KV cache may spill into (GPU)")
     engine_processes: bool = Field(False, description="engine in its own process: overlaps, but starts slower")
     vllm_lacks: str = Field("", description="schemes vLLM has no kernel for here, as `make up` finds them for a CPU")
-    decode_threads: int = Field(2, ge=1, description="clips decoded at once beside the engine, each in a process")
+    decode_threads: int = Field(
+        2, ge=1, description="clips decoded at once beside the engine, each in a process; by `serve` each in a thread"
+    )
+
+    compete_deadline_seconds: float = Field(30.0, gt=0, description="seconds for a question in a competition's run")
+    compete_majority: str = Field("A", pattern="^[A-Za-z]$", description="letter that it gives where it has no answer")
 
     serve_api_key: SecretStr = Field(SecretStr(""), description="key that `serve` asks for; none: it asks for none")
+    serve_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="type that `serve` computes in; auto: the checkpoint's, float32 without AVX-512"
+    )
+    serve_media_cache_bytes: int = Field(
+        4 * 2**30, ge=0, description="clips that `serve` keeps as the model sees them, twice this in all; 0: none"
+    )
+    serve_media_path: str = Field("", description="folder whose clips `serve` opens for file: URLs; none: no file")
+    serve_media_domains: str = Field("", description="hosts, by commas, that `serve` fetches clips from; none: no host")
 
     gemini_api_key: SecretStr = Field(SecretStr(""), description="key for Gemini")
     gemini_base_url: str = Field("", description="another server that speaks Gemini's protocol")

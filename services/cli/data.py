@@ -13,6 +13,7 @@ import click
 from pydantic import AfterValidator, Field, ValidationError
 
 from services.sandbox import clips as sandbox
+from shared import sums
 from shared.errors import InputError, UsageError
 from shared.formats import parts, registry, roadbuddy
 from shared.formats.answers import add_answers
@@ -302,6 +303,7 @@ def _store_model(store: Store, folder: Path, name: str, progress: Progress) -> t
         raise InputError(f"{folder}: not a checkpoint: it needs config.json and *.safetensors")
     if pickles := _names(path for path in files if path.suffix in _PICKLES):
         raise InputError(f"{folder}: holds {pickles}, which can run code when loaded: keep safetensors only")
+    sums.check(folder)
     artifact = store.put_artifact("model", folder, on_file=lambda done, total: progress("upload", done, total))
     store.set_name("models", name, artifact)
     return name, artifact

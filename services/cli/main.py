@@ -11,6 +11,7 @@ import redis
 from pydantic import ValidationError
 
 from services.cli import (
+    ask,
     comparing,
     data,
     datasets,
@@ -20,6 +21,7 @@ from services.cli import (
     forecast,
     labelling,
     memory,
+    modelfiles,
     page,
     predictions,
     prompting,
@@ -38,6 +40,7 @@ from shared import prompts, verdicts
 from shared.errors import BrokerError, RoadQAError, StoreError, UsageError
 from shared.lease import board
 from shared.pipeline import Pipeline
+from shared.prompts import SystemPrompt
 from shared.run import Runs
 from shared.settings import settings
 from shared.store import store
@@ -176,6 +179,19 @@ def models_compare(
     show.table(comparing.view(made))
     for caveat in made["caveats"]:
         click.echo(caveat)
+
+
+@models.command("export", epilog=_example("roadqa models export Qwen3-VL-8B-Instruct -o model"))
+@click.argument("model")
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="A new folder.")
+def models_export(model: str, output: Path) -> None:
+    """Copy a model's files into a folder, with SHA256SUMS: for machines without a store."""
+    with show.progress() as progress:
+        artifact = data.resolve_model(store(), "base", model, progress)
+        size = modelfiles.export(store(), artifact, output, progress)
+    if why := verdicts.refusal(store(), artifact):
+        click.echo(f"roadqa: {model} is exported, though {why}", err=True)
+    click.echo(f"{output}: {model} ({artifact[:12]}), {size / 1e9:.2f} GB")
 
 
 main.add_command(labelling.group)
@@ -392,8 +408,12 @@ def serve_(model: str, port: int, force: bool, vllm_options: tuple[str, ...]) ->
         artifact = data.resolve_model(store(), "base", model, progress)
     verdicts.check(store(), artifact, model, force)  # the server says it too: it may be started without this command
 
+    prompt = predictions.asked_as(store(), artifact).get("system_prompt", "expert")
+
     def ready(url: str) -> None:
-        click.echo(f"{model} answers at {url}/v1, its metrics at {url}/metrics. To ask it of a clip:")
+        click.echo(f"{model} answers at {url}/v1, its metrics at {url}/metrics. To ask it:")
+        click.echo(f'roadqa ask CLIP.mp4 "Is the light red?" --choices yes no --url {url} --system-prompt {prompt}')
+        click.echo("Without this program:")
         click.echo(serve.example(url, model))
 
     try:
@@ -422,6 +442,45 @@ def verify_(model: str, dataset: str, limit: int, http: bool, as_json: bool, **c
         found = verify.verify(store(), model, dataset, changed, limit, http, progress)
     _as_json({"equal": found.equal, **found.model_dump(mode="json")}) if as_json else show.verified(found)
     sys.exit(0 if found.equal else 1)
+
+
+@main.command(
+    "ask",
+    epilog=_example(
+        'roadqa ask clip.mp4 "Is the light red?" --choices yes no',
+        'roadqa ask clip.mp4 "Which sign?" --choices stop yield --url http://host:8000 --json',
+    ),
+)
+@click.argument("clip", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("question")
+@click.argument("choices", nargs=-1, required=True)
+@click.option("--choices", "_marked", is_flag=True, help="The words after it are the choices.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="A server of OpenAI's protocol.")
+@click.option("--model", help="By default the one that is served.")
+@click.option("--system-prompt", type=click.Choice(["none", "short", "expert"]), default="expert", show_default=True,
+              help="The one that the model was trained with; `roadqa serve` says which.")  # fmt: skip
+@click.option("--timeout", default=300.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+              help="Seconds to wait for the answer.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def ask_(
+    clip: Path,
+    question: str,
+    choices: tuple[str, ...],
+    _marked: bool,
+    url: str,
+    model: str | None,
+    system_prompt: SystemPrompt,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Ask a served model about a clip; prints a letter, and how probable each choice is to it.
+
+    The clip goes to the server inside the request, and so does ROADQA_SERVE_API_KEY where it is set.
+    """
+    asked = ask.question(question, choices)
+    server = ask.Server(url, timeout)
+    found = server.ask(asked, clip, model or server.model(), system_prompt)
+    _as_json(found._asdict()) if as_json else show.reply(asked, found)
 
 
 @main.command(epilog=_example("roadqa rejected RUN", "roadqa rejected RUN --step augmented --json"))

@@ -141,7 +141,7 @@ def _row(view: RowView) -> Row:
         **{key: scores.get(key) for key in ("accuracy", "n", "recordings", "ci95", "ci_method", "claim")},
         **{key: scores.get(key) for key in ("majority", "chance", "unanswered", "leaked", "transductive")},
         # None in scores that an older version of evaluate wrote
-        **{key: scores.get(key) for key in ("calibration", "positions")},
+        **{key: scores.get(key) for key in ("calibration", "positions", "unseen")},
         **{key: against.get(key) for key in ("p", "p_mcnemar", "wins", "losses", "changed", "difference")},
         "difference_ci95": against.get("ci95"),
         "parent_accuracy": against.get("accuracy"),
@@ -318,8 +318,8 @@ def _doubts(best: Row) -> list[str]:
 
 
 def marks(row: Row) -> list[str]:
-    """Words that belong beside a score wherever it stands: leaked, transductive, refused."""
-    found = [mark for mark in ("leaked", "transductive") if (row[mark] or {}).get("questions")]
+    """Words that belong beside a score wherever it stands: leaked, transductive, unseen, refused."""
+    found = [mark for mark in ("leaked", "transductive", "unseen") if (row.get(mark) or {}).get("questions")]
     return found + (["refused"] if (row.get("kept") or {}).get("state") == "refused" else [])
 
 
@@ -347,6 +347,12 @@ def caveats(rows: list[Row]) -> list[str]:
     ]
     said += [f"{row['name']}: {row['claim']}." for row in measured if row["claim"]][:1]
     said += [line for row in measured for line in _leak_lines(row)]
+    said += [
+        f"{row['name']} did not see {words.counted(count, 'question')}, whose clips do not decode:"
+        " each got the first letter."
+        for row in measured
+        if (count := (row["unseen"] or {}).get("questions"))
+    ]
     if unanswered := first["unanswered"]:
         said.append(f"{words.counted(unanswered, 'test question')} without an answer are left out.")
     if len(engines := sorted({row["engine"] for row in measured})) > 1:

@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from services.cli import detailview, planview, render, traceview, trustview, verifyview
+from services.cli import detailview, planview, render, traceview, trustview, verifyview, words
+from services.cli.ask import Reply
 from services.cli.data import Progress as Tell
 from services.cli.doctor import Finding
 from services.cli.estimate import Estimate
@@ -20,6 +21,8 @@ from services.cli.runs import Step
 from services.cli.trust import Point, Trust
 from services.cli.verify import Verified
 from shared.pipeline import Limits
+from shared.prompts import letter
+from shared.schema import Question
 
 _WIDE = 160  # columns where the output is a file or a pipe
 # what is printed comes from data: "[/usr/lib/x.so]" is no markup and ":car:" no emoji
@@ -100,6 +103,14 @@ def estimates(found: Sequence[Estimate], limits: Limits) -> None:
 
 def forecast(found: Forecast, limits: Limits) -> None:
     _out.print(planview.view(found, limits))
+
+
+def reply(asked: Question, found: Reply) -> None:
+    for index, choice in enumerate(asked.choices):
+        name = letter(index)
+        share = words.percent(found.probabilities.get(name))
+        _out.print(Text(f"{name}  {share:>6}  {choice.text}", "bold" if name == found.letter else ""))
+    _out.print(f"{found.letter}: {found.text} ({found.model}, {found.prompt_tokens} tokens, {found.seconds:.2f} s)")
 
 
 def rejected(found: Sequence[TurnedAway]) -> None:

@@ -5,12 +5,13 @@
 `recording` which source its clip was cut from; without it, the clip's name says.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
 from shared.errors import InputError
 from shared.formats import rows
+from shared.formats.choices import parse_choices
 from shared.formats.common import Imported, one_line, write_json
 from shared.formats.files import read_json
 from shared.formats.rows import Form, Item, Options, Raw, RowError
@@ -37,9 +38,40 @@ def read(path: Path, videos: Path, **options: Unpack[Options]) -> Imported:
             f"{path}: __count__ says {one_line(str(data['__count__']))}, the file has {len(found)} rows; "
             "check that it is complete"
         )
+    return rows.take(path, _items(found), _parse, videos, _form(found), imported, **options)
+
+
+def read_test(path: Path, videos: Path) -> list[rows.Row | rows.Unread]:
+    """The rows of a test file, in order, without a look at their clips. An answer that fits no choice is none.
+
+    Raises:
+        InputError: the file itself cannot be read.
+    """
+    found = _rows_of(path, read_json(path, WHAT))
+    form = _form(found)
+
+    def parse(row: Any) -> Raw:
+        raw = _parse(row)
+        return raw if rows.answerable(raw, form) else raw._replace(answer=None)
+
+    return list(rows.without_clips(path, _items(found), parse, videos, form))
+
+
+def choices_of(item: rows.Item) -> list[str]:
+    """The letters of a row's choices, as well as they can be told of a row that makes no sense."""
+    try:
+        return [choice.label for choice in parse_choices(rows.written_choices(_parse(item.value).choices))]
+    except RowError:
+        return []
+
+
+def _items(found: list[Any]) -> Iterator[Item]:
+    return (Item(f"row {number}", row, _id(row)) for number, row in enumerate(found, 1))
+
+
+def _form(found: list[Any]) -> Form:
     base = rows.number_base((row.get("answer"), row.get("choices")) for row in found if isinstance(row, dict))
-    items = (Item(f"row {number}", row, _id(row)) for number, row in enumerate(found, 1))
-    return rows.take(path, items, _parse, videos, Form(video="video_path", base=base), imported, **options)
+    return Form(video="video_path", base=base)
 
 
 def _rows_of(path: Path, data: Any) -> list[Any]:

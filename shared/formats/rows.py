@@ -78,7 +78,7 @@ class Item(NamedTuple):
     id: Any = None  #: where the value alone does not tell it
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """One row, understood but for its clip."""
 
     place: str
@@ -140,6 +140,31 @@ def take(
     return imported
 
 
+def answerable(raw: Raw, form: Form) -> bool:
+    """Whether the row's answer is one of its choices, or none is given."""
+    try:
+        _answer(raw.answer, parse_choices(written_choices(raw.choices)), form)
+    except RowError:
+        return False
+    return True
+
+
+class Unread(NamedTuple):
+    """A row that makes no sense."""
+
+    item: Item
+    id: Any  #: as written
+    why: str
+
+
+def without_clips(
+    path: Path, items: Iterable[Item], parse: Callable[[Any], Raw], videos: Path, form: Form
+) -> Iterator[Row | Unread]:
+    """Understand a test file's rows, and open no clip: what each of them is worth must be found within its own time."""
+    for item, id_, row in _Reader(path, parse, Videos(videos, form.endings), form, test=True).each(items):
+        yield row if isinstance(row, Row) else Unread(item, id_, str(row))
+
+
 def problem(path: Path, place: str, id_: Any, what: str) -> str:
     """What is wrong with a row, in one line."""
     name = f" (id {str(id_)[:80]})" if id_ is not None else ""
@@ -195,8 +220,16 @@ class _Reader:
     def __init__(self, path: Path, parse: Callable[[Any], Raw], videos: Videos, form: Form, test: bool) -> None:
         self._path, self._parse, self._videos, self._form, self._test = path, parse, videos, form, test
 
-    def rows(self, items: Iterable[Item], imported: Imported) -> Iterator[_Row]:
+    def rows(self, items: Iterable[Item], imported: Imported) -> Iterator[Row]:
         """The rows that make sense; the rest go to `imported.problems`."""
+        for item, id_, row in self.each(items):
+            if isinstance(row, Row):
+                yield row
+            else:
+                imported.problems.append(problem(self._path, item.place, id_, str(row)))
+
+    def each(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any, Row | Exception]]:
+        """Each row with its id as written; an error where it makes no sense."""
         first_with: dict[str, str] = {}
         for item in items:
             id_ = item.id
@@ -207,17 +240,17 @@ class _Reader:
                 if row.id in first_with:
                     raise RowError(f"the id is that of {first_with[row.id]}; give each question its own")
             except (RowError, InputError) as error:
-                imported.problems.append(problem(self._path, item.place, id_, str(error)))
+                yield item, id_, error
                 continue
             first_with[row.id] = item.place
-            yield row
+            yield item, id_, row
 
     def _raw(self, item: Item) -> Raw:
         if isinstance(item.value, InputError | RowError):
             raise item.value
         return self._parse(item.value)
 
-    def _row(self, item: Item, raw: Raw) -> _Row:
+    def _row(self, item: Item, raw: Raw) -> Row:
         text, name = text_of(raw.question, "question"), text_of(raw.video, self._form.video, clean=False)
         id_ = re.sub("[ ,]+", "-", item.place) if raw.id in (None, "") and not self._form.ids else text_of(raw.id, "id")
         written = written_choices(raw.choices)
@@ -231,7 +264,7 @@ class _Reader:
         _refuse_halves([id_, text, name, *written, category, language, recording or "", origin])
         answer = _answer(raw.answer, choices, self._form)
         video, path = self._videos.find(name)
-        return _Row(
+        return Row(
             item.place,
             id_,
             text,
@@ -365,7 +398,7 @@ def _alone(clip: Clip | MediaError) -> Clip | MediaError:
     return clip.model_copy(update={"recording": str(PurePosixPath(clip.name).with_suffix(""))})
 
 
-def _given_recordings(found: list[tuple[_Row, Clip | MediaError]]) -> dict[str, str]:
+def _given_recordings(found: list[tuple[Row, Clip | MediaError]]) -> dict[str, str]:
     """The recordings that rows give their clips, by digest; of two for one clip, the first."""
     given: dict[str, str] = {}
     for row, clip in found:
@@ -375,8 +408,8 @@ def _given_recordings(found: list[tuple[_Row, Clip | MediaError]]) -> dict[str, 
 
 
 def _questions(
-    path: Path, found: list[tuple[_Row, Clip | MediaError]], given: Mapping[str, str], imported: Imported
-) -> Iterator[tuple[_Row, Question]]:
+    path: Path, found: list[tuple[Row, Clip | MediaError]], given: Mapping[str, str], imported: Imported
+) -> Iterator[tuple[Row, Question]]:
     """The rows whose clip is sound; why the others are not goes to `imported.problems`."""
     for row, clip in found:
         try:
@@ -385,7 +418,7 @@ def _questions(
             imported.problems.append(problem(path, row.place, row.id, str(error)))
 
 
-def _question(row: _Row, clip: Clip | MediaError, given: Mapping[str, str]) -> Question:
+def _question(row: Row, clip: Clip | MediaError, given: Mapping[str, str]) -> Question:
     if isinstance(clip, MediaError):
         raise RowError(f"clip refused: {clip}")
     recording = given.get(clip.digest, clip.recording)
@@ -408,9 +441,9 @@ def _question(row: _Row, clip: Clip | MediaError, given: Mapping[str, str]) -> Q
         raise RowError(error.errors()[0]["msg"]) from error
 
 
-def _agreeing(path: Path, read: list[tuple[_Row, Question]], imported: Imported) -> Iterator[tuple[_Row, Question]]:
+def _agreeing(path: Path, read: list[tuple[Row, Question]], imported: Imported) -> Iterator[tuple[Row, Question]]:
     """All rows but those that answer one question on one clip in different ways: which is right is not guessed."""
-    answers: dict[Any, dict[str, _Row]] = defaultdict(dict)  # same question → answer's text → its first row
+    answers: dict[Any, dict[str, Row]] = defaultdict(dict)  # same question → answer's text → its first row
     for row, question in read:
         if question.answer is not None:
             answers[same(question)].setdefault(question.choices[question.answer].text, row)

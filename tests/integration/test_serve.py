@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def served(servers: dict[str, str], folder: Path) -> Iterator[Served]:
     made = Served(process, f"http://127.0.0.1:{port}", env, log)
     try:
         wait_for(
-            lambda: "To ask it of a clip" in log.read_text() or process.poll() is not None, MODEL, READY_SECONDS, 0.5
+            lambda: "Without this program" in log.read_text() or process.poll() is not None, MODEL, READY_SECONDS, 0.5
         )
         assert process.poll() is None, log.read_text()[-3000:]
         yield made
@@ -143,9 +144,38 @@ def test_a_question_on_a_clip_is_answered_with_one_of_its_letters(
 
 def test_the_command_that_it_prints_works(served: Served, rows: list[tuple[Question, Path]], tmp_path: Path) -> None:
     (tmp_path / "CLIP.mp4").write_bytes(rows[0][1].read_bytes())
-    command = served.log.read_text().split("To ask it of a clip:\n")[1].split("-d @-")[0] + "-d @-"
+    command = served.log.read_text().split("Without this program:\n")[1].split("-d @-")[0] + "-d @-"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=served.env, capture_output=True, text=True)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"] in ("A", "B"), done.stdout
+
+
+def ask(served: Served, question: Question, clip: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """By the command that the server prints."""
+    (line,) = [line for line in served.log.read_text().splitlines() if line.startswith("roadqa ask")]
+    words = [clip if word == "CLIP.mp4" else word for word in shlex.split(line)[1:]]
+    asked, rest = words.index("Is the light red?"), words.index("--url")
+    choices = [choice.text for choice in question.choices]
+    command = [*words[:asked], question.text, "--choices", *choices, *words[rest:], "--json"]
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli.main", *map(str, command)],
+        env=served.env | env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_roadqa_ask_says_what_the_server_answers(served: Served, rows: list[tuple[Question, Path]]) -> None:
+    question, clip = rows[0]
+    done = ask(served, question, clip)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    _, text = served.ask("/v1/chat/completions", request(question, data_url(clip.read_bytes())))
+    assert found["letter"] == json.loads(text)["choices"][0]["message"]["content"]
+    assert found["prompt_tokens"] == json.loads(text)["usage"]["prompt_tokens"], "asked as by hand, system prompt too"
+    assert found["probabilities"].keys() == set(LETTERS[: len(question.choices)])
+    assert sum(found["probabilities"].values()) == pytest.approx(1)
+    assert found["confidence"] == max(found["probabilities"].values())
+    refused = ask(served, question, clip, ROADQA_SERVE_API_KEY="another")
+    assert refused.returncode == 2
+    assert "takes another key than ROADQA_SERVE_API_KEY" in refused.stderr
 
 
 class Listener(ThreadingHTTPServer):

@@ -291,3 +291,13 @@ def test_what_a_quantised_row_kept_and_its_gates_word_stand_below_the_table(stat
     assert row["kept"]["state"] == state
     assert ("refused" in marks(row)) == (state == "refused")
     assert line.replace("'", "&#39;") in page.html(report)
+
+
+def test_questions_that_a_row_did_not_see_are_told_and_mark_its_score() -> None:
+    made = build(a_view(a_row("baseline", scores(0.4, 0.3, 0.5, unseen={"questions": 3}))))
+    assert marks(made["rows"][0]) == ["unseen"]
+    (line,) = [line for line in made["caveats"] if "did not see" in line]
+    assert line.startswith("baseline did not see 3 questions, whose clips do not decode")
+    clean = build(a_view(a_row("baseline", scores(0.4, 0.3, 0.5, unseen={"questions": 0}))))
+    assert marks(clean["rows"][0]) == []
+    assert not [line for line in clean["caveats"] if "did not see" in line]

@@ -18,6 +18,7 @@ from shared.schema import Clip, Question, Rows
 from shared.settings import settings
 from shared.video import SampledClip
 from workers.inference.engines import Asked
+from workers.inference.unseen import Unseen
 
 AHEAD_BYTES = 1 << 30  #: of frames that wait for the engine
 
@@ -81,9 +82,10 @@ class Ahead:
         video: VideoBudget,
         asking: Asking,
         ctx: Context,
+        unseen: Unseen,
     ) -> None:
         self.puts = [put for question in by_clip(questions) for put in puts(question, asking)]  #: by `Asked.place`
-        self._rows, self._video, self._ctx = rows, video, ctx
+        self._rows, self._video, self._ctx, self._unseen = rows, video, ctx, unseen
         self._left = groupby(self.puts, key=lambda put: put.question.clip)
         self._groups: deque[_Group] = deque()
         self._bytes = 0
@@ -104,8 +106,10 @@ class Ahead:
     def __iter__(self) -> Iterator[Asked | None]:
         """All that is asked, None before a clip that is not decoded yet; no more once the work is to be put down.
 
+        Nothing is asked of clips that do not decode: `unseen` knows them.
+
         Raises:
-            MediaError: a clip cannot be decoded; names the question.
+            MediaError: they are too many.
         """
         place = 0
         while self._groups:
@@ -114,10 +118,12 @@ class Ahead:
             self._fill()
             if not group.clip.done():
                 yield None
+            frames = self._frames(group)
             for put in group.puts:
                 if self._ctx.stopping:
                     return
-                yield self._asked(put, group.clip, place)
+                if frames is not None:
+                    yield self._asked(put, frames, place)
                 place += 1
 
     def close(self) -> None:
@@ -126,11 +132,15 @@ class Ahead:
             group.clip.cancel()
         self._groups.clear()
 
-    def _asked(self, put: Put, clip: Future[SampledClip], place: int) -> Asked:
-        question = put.question
+    def _frames(self, group: _Group) -> SampledClip | None:
         try:
-            frames = clip.result()
+            return group.clip.result()
         except MediaError as error:
-            raise MediaError(f"question {question.id}: {error}") from error
+            digest = group.puts[0].question.clip
+            self._unseen.add(digest, str(error).removeprefix(f"{self._rows.clip_path(digest)}: "))
+            return None
+
+    def _asked(self, put: Put, frames: SampledClip, place: int) -> Asked:
+        question = put.question
         shown = reordered(question, put.order)
         return Asked(shown, frames, f"{question.clip}-{self._budget}", place, put.seed)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from shared.budget import TEMPORAL_PATCH, VideoBudget
 from shared.contracts import PredictRecipe
@@ -24,6 +24,7 @@ from shared.settings import settings
 from shared.video import SampledClip
 from shared.vlm.encode import Encoder
 from workers.inference import memory
+from workers.inference.room import ShortError
 
 #: Tokens beside the visual ones: question, choices, system prompt; and a temporal patch's timestamp.
 TEXT_TOKENS, TIMESTAMP_TOKENS = 2048, 16
@@ -101,6 +102,7 @@ class Checkpoint(NamedTuple):
     weights: str  #: names these very weight files
     family: str  #: checkpoints that share it can take over each other's engine
     quantization: str | None  #: compressed-tensors format, None for plain weights
+    bytes: int  #: of the weight files
 
 
 class Loaded(NamedTuple):
@@ -114,16 +116,37 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Look at a model folder without loading it.
 
     Raises:
-        InputError: the folder holds no config.json, or no safetensors.
+        InputError: the folder holds no config.json, or no safetensors; or one of them is damaged, or missing.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no model here (config.json and *.safetensors); train or pull it again")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _json(folder / "config.json")
     quantization = config.get("quantization_config")
+    _all_there(folder)
+    found = _tensors(files)
     weights = _digest([_identity(path) for path in files])
-    family = weights if quantization else _digest([_architecture(config), _tensors(files), _processing(folder)])
-    return Checkpoint(folder, weights, family, (quantization or {}).get("format"))
+    family = weights if quantization else _digest([_architecture(config), found, _processing(folder)])
+    size = sum(path.stat().st_size for path in files)
+    return Checkpoint(folder, weights, family, (quantization or {}).get("format"), size)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged: no JSON ({error}); fetch the model again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: is damaged: {type(found).__name__}, not an object; fetch the model again")
+    return found
+
+
+def _all_there(folder: Path) -> None:
+    """Every file that the index of the weights names."""
+    index = folder / "model.safetensors.index.json"
+    named = set(_json(index).get("weight_map", {}).values()) if index.is_file() else set()
+    if missing := sorted(name for name in named if not (folder / name).is_file()):
+        raise InputError(f"{folder / missing[0]}: is missing, though {index.name} names it; fetch the model again")
 
 
 def _identity(path: Path) -> tuple[int, int, str]:
@@ -154,12 +177,15 @@ def _architecture(config: Any) -> Any:
 
 
 def _tensors(files: Sequence[Path]) -> list[tuple[str, str, list[int]]]:
-    """(name, dtype, shape) of every tensor, by name."""
+    """(name, dtype, shape) of every tensor, by name; the files' headers are held against their lengths."""
     found: list[tuple[str, str, list[int]]] = []
     for path in files:
-        with safe_open(path, framework="pt") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
-            found += [(name, part.get_dtype(), part.get_shape()) for name, part in slices.items()]
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+                found += [(name, part.get_dtype(), part.get_shape()) for name, part in slices.items()]
+        except SafetensorError as error:  # cut off, or no such file at all
+            raise InputError(f"{path}: is damaged ({error}); fetch the model again") from error
     return sorted(found)
 
 
@@ -203,7 +229,7 @@ class Pool:
                 self.close()
             open_engine = _opener(recipe.engine)
             before = memory.resident()  # with the library, which another engine needs too
-            opened = open_engine(checkpoint, encoder, longest)
+            opened = self._opened(open_engine, checkpoint, encoder, longest)
             self._engines[key] = _Held(opened, checkpoint.weights, memory.resident() - before)
         held = self._engines[key]
         if held.weights != checkpoint.weights:
@@ -216,6 +242,15 @@ class Pool:
     def beside(self, engine: Engine) -> int:
         """Bytes that the other engines took when they were loaded."""
         return sum(held.size for held in self._engines.values() if held.engine is not engine)
+
+    def _opened(self, opener: Callable[..., Engine], checkpoint: Checkpoint, encoder: Encoder, longest: int) -> Engine:
+        try:
+            return opener(checkpoint, encoder, longest)
+        except ShortError:
+            if not self._engines:
+                raise
+        self.close()  # they may hold what is missing
+        return opener(checkpoint, encoder, longest)
 
     def close(self) -> None:
         """Close every engine."""

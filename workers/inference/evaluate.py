@@ -181,12 +181,14 @@ def unscored(data: Rows, predictions: dict[str, Prediction]) -> dict[str, Any]:
     } | costs(questions, predictions)
 
 
-def costs(questions: list[Question], predictions: dict[str, Prediction]) -> dict[str, float]:
-    """Mean seconds and prompt tokens of a question."""
-    asked, n = [predictions[q.id] for q in questions], len(questions)
+def costs(questions: list[Question], predictions: dict[str, Prediction]) -> dict[str, Any]:
+    """Mean seconds and prompt tokens of a question that the model was asked; how many it was not."""
+    asked = [found for q in questions if (found := predictions[q.id]).unseen is None]
+    n = max(1, len(asked))
     return {
         "seconds_per_question": sum(p.seconds for p in asked) / n,
         "prompt_tokens": sum(p.prompt_tokens for p in asked) / n,
+        "unseen": {"questions": len(questions) - len(asked)},
     }
 
 

@@ -4,7 +4,6 @@ In bulk: the engine that predicts, in this process. Over HTTP: a server that `ro
 any client sends them, and tells what its own processor made of each (`/v1/chat/completions/render`).
 """
 
-import base64
 import json
 import urllib.error
 import urllib.request
@@ -14,10 +13,10 @@ from typing import Any
 import torch
 
 from shared import parity
+from shared.chat import messages
 from shared.contracts import PredictRecipe
 from shared.errors import RoadQAError
 from shared.parity import Request, Seen
-from shared.prompts import render, system_text
 from shared.schema import Question, Rows
 from shared.settings import settings
 from shared.video import sample
@@ -67,11 +66,7 @@ def over_http(request: Request, url: str) -> Iterator[Seen]:
 
 def _body(question: Question, clip: bytes, request: Request) -> dict[str, Any]:
     """The request of an OpenAI client."""
-    system = system_text(request.asking.system_prompt)
-    video = {"url": "data:video/mp4;base64," + base64.b64encode(clip).decode()}
-    user = [{"type": "video_url", "video_url": video}, {"type": "text", "text": render(question)}]
-    first = [] if system is None else [{"role": "system", "content": system}]
-    return {"model": request.served_name, "messages": [*first, {"role": "user", "content": user}]}
+    return {"model": request.served_name, "messages": messages(question, clip, request.asking.system_prompt)}
 
 
 def _shown(question: Question, body: dict[str, Any], encode: Encoder, url: str) -> Shown:

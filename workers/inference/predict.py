@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from workers.inference import memory
 from workers.inference.ahead import Ahead, Put
 from workers.inference.engines import POOL, Answer, Asked, read_checkpoint
 from workers.inference.together import prediction
+from workers.inference.unseen import Unseen, unseen
 
 KEPT = "answers/"  #: scratch: finished batches, as predictions.jsonl
 
@@ -38,7 +39,7 @@ def predict(inputs: dict[str, list[Path]], recipe: PredictRecipe, out: Path, ctx
     """Answer the questions of `data` with the checkpoint `model`; writes predictions.jsonl, in their order.
 
     Raises:
-        InputError: the checkpoint or the rows cannot be used; a clip that cannot be decoded (MediaError).
+        InputError: the checkpoint or the rows cannot be used; MediaError: too many clips cannot be decoded.
         ParityError: the engine was shown other tokens than the trainer would show.
         Stopped: finished batches are in scratch, and are not answered again.
     """
@@ -51,7 +52,8 @@ def predict(inputs: dict[str, list[Path]], recipe: PredictRecipe, out: Path, ctx
         cost = answer(left, rows, inputs["model"], recipe, ctx, found, len(questions))
     write_jsonl(out / "predictions.jsonl", (found[question.id] for question in rows.questions))
     seconds = time.monotonic() - began
-    tokens = [found[name].prompt_tokens for name in questions]
+    tokens = [found[name].prompt_tokens for name in questions if found[name].unseen is None]
+    lost = lost_clips(rows, found).found
     reasoning = reasoning_facts([found[name] for name in questions], recipe.reasoning_tokens)
     return {
         "n": len(rows.questions),
@@ -63,6 +65,8 @@ def predict(inputs: dict[str, list[Path]], recipe: PredictRecipe, out: Path, ctx
         "memory_bytes": None if cost.memory_bytes is None else {"max": cost.memory_bytes},
         "prompt_tokens": spread(tokens),
         "reasoning": reasoning if recipe.reasoning else None,
+        "unseen": sum(question.clip in lost for question in questions.values()),
+        "unseen_clips": lost,
     }
 
 
@@ -80,7 +84,7 @@ def unique(rows: Rows) -> dict[str, Question]:
     """The questions by id.
 
     Raises:
-        InputError: one id stands for two questions, or a question's clip is not listed.
+        InputError: one id stands for two questions, a question's clip is not listed, or no choice has a text.
     """
     questions: dict[str, Question] = {}
     for question in rows.questions:
@@ -88,6 +92,8 @@ def unique(rows: Rows) -> dict[str, Question]:
             raise InputError(f"question {question.id}: two different rows share this id; import the data again")
         if question.clip not in rows.clips:
             raise InputError(f"question {question.id}: clip {question.clip[:12]} is not in clips.jsonl; import again")
+        if not question.offered:
+            raise InputError(f"question {question.id}: none of its choices has a text; fill them in, or take it out")
     return questions
 
 
@@ -114,16 +120,26 @@ def answer(
     (model,) = models
     began = time.monotonic()
     memory.start_peak()
-    with closing(Ahead(questions, rows, recipe.video, recipe, ctx)) as ahead:
+    lost = lost_clips(rows, found)
+    with closing(Ahead(questions, rows, recipe.video, recipe, ctx, lost)) as ahead:
         engine = POOL.engine(read_checkpoint(model), encoder(model), recipe)
         loaded = mark = time.monotonic()
         for batch in batched(answered(engine.stream(ahead, recipe), ahead), settings().engine_batch):
             seconds, mark = time.monotonic() - mark, time.monotonic()
             keep(ctx, found, [prediction(answers, recipe, seconds / len(batch)) for answers in batch])
             ctx.progress(len(found), total, "questions", per_second=len(batch) / seconds)
+    if left := [question for question in questions if question.clip in lost.found]:
+        keep(ctx, found, [unseen(question, lost.found[question.clip]) for question in left])
     if len(found) < total:
         raise Stopped(f"stopped after {len(found)} of {total} questions; they are kept")
     return Cost(loaded - began, memory.peak() - POOL.beside(engine))
+
+
+def lost_clips(rows: Rows, found: Mapping[str, Prediction]) -> Unseen:
+    """The clips of the shard, and those of them that are known not to decode."""
+    clips = {question.id: question.clip for question in rows.questions}
+    known = {clips[name]: each.unseen for name, each in found.items() if each.unseen is not None}
+    return Unseen(len(set(clips.values())), known)
 
 
 def answered(stream: Iterator[tuple[Asked, Answer]], ahead: Ahead) -> Iterator[Answers]:

@@ -44,6 +44,10 @@ ENVIRONMENT = {
 _ARTIFACT = re.compile(r"[0-9a-f]{64}")
 
 
+def environment() -> dict[str, str]:
+    return {**ENVIRONMENT, "VLLM_MEDIA_LOADING_THREAD_COUNT": str(settings().decode_threads)}
+
+
 def find(store: Store, model: str) -> str:
     """The artifact of a model's name, or of an artifact.
 
@@ -81,6 +85,8 @@ def check_settings(gpus: int) -> None:
         UsageError: names the setting.
     """
     wanted = settings()
+    if wanted.serve_media_path and not Path(wanted.serve_media_path).is_dir():
+        raise UsageError(f"ROADQA_SERVE_MEDIA_PATH: {wanted.serve_media_path} is no folder here")
     if wanted.engine_gpus > max(gpus, 1):
         raise UsageError(f"ROADQA_ENGINE_GPUS is {wanted.engine_gpus}, but there are {gpus} GPUs here: set it to fit")
     if wanted.engine_kv_offload_bytes and not gpus:
@@ -100,8 +106,9 @@ def arguments(checkpoint: "Checkpoint", model: str) -> list[str]:
     """vLLM's options: what the settings say, the card's video budget, and no door open but the promised ones.
 
     Raises:
-        InputError: vLLM has no kernel here for the checkpoint's format.
+        InputError: vLLM has no kernel here for the checkpoint's format, or too little memory.
     """
+    from workers.inference import room
     from workers.inference import vllm_engine as engine
     from workers.inference.engines import longest_prompt
     from workers.inference.media import io_options  # and with it vLLM has our loader
@@ -116,11 +123,18 @@ def arguments(checkpoint: "Checkpoint", model: str) -> list[str]:
         "served_model_name": model,
         "host": HOST,
         "port": PORT,
-        "allowed_local_media_path": "",
-        "allowed_media_domains": NOWHERE,
+        "mm_processor_cache_gb": settings().serve_media_cache_bytes / 2**30,
+        "allowed_local_media_path": settings().serve_media_path,
+        "allowed_media_domains": settings().serve_media_domains.replace(",", " ").split() or [NOWHERE],
         "middleware": "workers.inference.door.Door",
         "disable_access_log_for_endpoints": "/health,/metrics",
     }
+    if (dtype := settings().serve_dtype) != "auto":
+        chosen["dtype"] = dtype
+        card = engine.current_platform
+        if dtype == "bfloat16" and card.is_cuda() and not card.has_device_capability(80):
+            raise UsageError("ROADQA_SERVE_DTYPE: this GPU does not compute in bfloat16: set it to float16")
+    room.vllm(checkpoint, chosen)
     return [word for name, value in chosen.items() if value is not None for word in _words(name, value)]
 
 
@@ -128,6 +142,8 @@ def _words(name: str, value: Any) -> list[str]:
     option = f"--{name.replace('_', '-')}"
     if value is True:
         return [option]
+    if isinstance(value, list):
+        return [option, *value]
     return [option, json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
@@ -148,14 +164,14 @@ def serve(model: str, words: Sequence[str]) -> None:
     with store().workspace() as space:
         print(f"fetching {model} ({artifact[:12]}) …", flush=True)
         store().get_artifact(artifact, space / "model")
-        os.environ.update(ENVIRONMENT)
+        os.environ.update(environment())
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
         if key := settings().serve_api_key.get_secret_value():
             os.environ["VLLM_API_KEY"] = key
         from workers.inference.engines import read_checkpoint
 
         sys.argv = ["serve", *arguments(read_checkpoint(space / "model"), model), *words]
-        os.environ.update(ENVIRONMENT)  # the engine's module chose for itself when it was imported
+        os.environ.update(environment())  # the engine's module chose for itself when it was imported
         from vllm.entrypoints.launchers.api_server.entry import main as server
 
         server()

@@ -5,14 +5,24 @@ from collections import Counter
 from collections.abc import Sequence
 
 from shared.contracts import Asking
+from shared.errors import InputError
 from shared.schema import Ballot, Prediction, Question
 from workers.inference.ahead import Put
 from workers.inference.engines import Answer
 
 
 def prediction(answers: Sequence[tuple[Put, Answer]], asking: Asking, seconds: float) -> Prediction:
-    """What the answers to one question say together: the best choice that was shown, the first of equals."""
+    """What the answers to one question say together: the best choice that was shown, the first of equals.
+
+    Raises:
+        InputError: the model does not compute numbers.
+    """
     question = answers[0][0].question
+    if any(math.isnan(each) for _, answer in answers for each in answer.logprobs):
+        raise InputError(
+            f"question {question.id}: the model's log-probabilities are no numbers: its weights are damaged, or unfit"
+            " for the type that it computes in; fetch it again, or train and quantise it anew"
+        )
     ballots = [ballot(put, answer) for put, answer in answers]
     logprobs = mean([each.logprobs for each in ballots])
     votes = Counter(each.choice for each in ballots) if asking.vote == "majority" else Counter[int]()

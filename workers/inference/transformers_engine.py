@@ -16,6 +16,7 @@ from shared.contracts import PredictRecipe
 from shared.machine import has_avx512
 from shared.settings import settings
 from shared.vlm.encode import Encoder
+from workers.inference import room
 from workers.inference.engines import Answer, Asked, Checkpoint, Engine
 
 BATCH_TOKENS = 16384  #: prompt tokens, padding included, in one forward
@@ -30,6 +31,7 @@ class TransformersEngine(Engine):
     def put_weights(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
         """Load `checkpoint` anew: this engine has nothing else to keep."""
         self._encoder = encoder
+        room.transformers(checkpoint)
         cuda = torch.cuda.is_available()
         packed = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if checkpoint.quantization else {}
         model = AutoModelForImageTextToText.from_pretrained(

@@ -14,6 +14,7 @@ from shared.errors import InputError
 from shared.machine import has_avx512
 from shared.settings import settings
 from shared.vlm.encode import VIDEO_KWARGS, Encoder
+from workers.inference import room
 from workers.inference.engines import Answer, Asked, Checkpoint, Engine, ParityError, Shown
 
 # Read by vLLM when it is imported.
@@ -41,7 +42,8 @@ class VLLMEngine(Engine):
     """Questions go in as they come and as others are done. Of an answer one token is asked for.
 
     Raises:
-        InputError: there is no kernel for the checkpoint's format here.
+        InputError: there is no kernel for the checkpoint's format here, or it is too large for the memory.
+        ShortError: memory that would do is not free.
     """
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder, longest: int) -> None:
@@ -52,7 +54,9 @@ class VLLMEngine(Engine):
             )
         check_normalisation(encoder)
         self._encoder = encoder
-        self._llm = LLM(str(checkpoint.folder), **options(checkpoint, longest))
+        chosen = options(checkpoint, longest)
+        room.vllm(checkpoint, chosen)
+        self._llm = LLM(str(checkpoint.folder), **chosen)
 
     def put_weights(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -228,14 +232,7 @@ def options(checkpoint: Checkpoint, longest: int) -> dict[str, Any]:
     if current_platform.is_cpu():
         # Without a compiler pass, and with the cache's size given, there is nothing to warm up.
         chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": settings().engine_kv_cache_bytes
-                   or CPU_FULL_PROMPTS * longest * kv_bytes(config["text_config"])}  # fmt: skip
+                   or CPU_FULL_PROMPTS * longest * room.kv_bytes(config["text_config"])}  # fmt: skip
         if checkpoint.quantization is None and not has_avx512():
             chosen["dtype"] = "float32"
     return chosen
-
-
-def kv_bytes(text: dict[str, Any]) -> int:
-    """Bytes of keys and values of one token, two bytes a number."""
-    heads = text.get("num_key_value_heads") or text["num_attention_heads"]
-    size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    return int(2 * 2 * text["num_hidden_layers"] * heads * size)

@@ -1,5 +1,6 @@
 """What is asked, and in which order: each clip decoded once, ahead of the engine and within bounds."""
 
+import shutil
 from collections import Counter
 from concurrent.futures import Future
 from itertools import pairwise
@@ -17,11 +18,12 @@ from tests.unit.inference.conftest import VIDEO
 from tests.unit.vlm.examples import question
 from workers.inference import ahead as module
 from workers.inference.ahead import Ahead, frame_bytes, puts
+from workers.inference.unseen import Unseen
 
 
 def ahead(rows: Path, ctx: LocalContext, asking: Asking | None = None) -> Ahead:
     data = Rows([rows])
-    return Ahead(data.questions, data, VIDEO, asking or Asking(), ctx)
+    return Ahead(data.questions, data, VIDEO, asking or Asking(), ctx, Unseen(len(data.clips), {}))
 
 
 class Noted:
@@ -76,3 +78,18 @@ def test_samples_differ_in_their_seeds_and_come_in_each_order() -> None:
 def test_choices_that_name_each_other_are_asked_in_their_own_order_alone() -> None:
     (put,) = puts(question(("red", "green", "both A and B")), Asking(rotate=3))
     assert put.order == (0, 1, 2)
+
+
+def test_of_a_clip_that_does_not_decode_nothing_is_asked(rows: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "rows"
+    shutil.copytree(rows, broken)
+    data = Rows([broken])
+    digests = list(dict.fromkeys(question.clip for question in data.questions))
+    (broken / "clips" / digests[1]).write_bytes(b"\0" * 1000)
+    lost = Unseen(3, {})
+    feed = Ahead(data.questions, data, VIDEO, Asking(rotate=2), LocalContext(tmp_path / "s"), lost)
+    asked = [item for item in feed if item]
+    assert [item.place for item in asked] == [*range(8), *range(16, 24)]
+    assert {feed.puts[item.place].question.clip for item in asked} == {digests[0], digests[2]}
+    assert list(lost.found) == [digests[1]]
+    assert str(broken) not in lost.found[digests[1]]

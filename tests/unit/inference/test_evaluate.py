@@ -255,3 +255,15 @@ def test_a_test_set_without_rows_is_refused(tmp_path: Path) -> None:
     predictions = the_predictions(tmp_path / "predictions", {})
     with pytest.raises(InputError, match="no rows"):
         evaluate({"data": [data], "predictions": [predictions]}, RECIPE, tmp_path, LocalContext(tmp_path / "scratch"))
+
+
+def test_questions_that_were_not_seen_are_counted_and_cost_nothing(tmp_path: Path) -> None:
+    data = the_rows(tmp_path / "data", ["r1", "r2", "r3"], [0, 1, 2])
+    made = the_predictions(tmp_path / "p", {"q0": 0, "q1": 1, "q2": 0})
+    rows = list(read_jsonl(made / "predictions.jsonl", Prediction))
+    lost = rows[2].model_copy(update={"unseen": "is no video", "prompt_tokens": 0, "seconds": 0.0})
+    write_jsonl(made / "predictions.jsonl", [*rows[:2], lost])
+    scores = run(tmp_path, predictions=[made], data=[data])
+    assert scores["unseen"] == {"questions": 1}
+    assert (scores["prompt_tokens"], scores["seconds_per_question"]) == (60, 0.25)
+    assert scores["accuracy"] == pytest.approx(2 / 3), "they count as they were answered"

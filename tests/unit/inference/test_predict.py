@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from shared import child
 from shared.context import LocalContext
-from shared.errors import InputError, MediaError, Stopped
+from shared.errors import InputError, MediaError, RoadQAError, Stopped
 from shared.schema import Prediction, Rows, read_jsonl, write_jsonl
 from tests.unit.inference.conftest import recipe
 from workers.inference import predict as verb
@@ -73,13 +75,91 @@ def test_a_finished_shard_needs_no_engine(base: Path, rows: Path, tmp_path: Path
     assert run(tmp_path / "no model", rows, tmp_path / "second", LocalContext(tmp_path / "scratch")) == first
 
 
-def test_a_damaged_clip_is_named_with_its_question(base: Path, rows: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "rows"
-    shutil.copytree(rows, broken)
-    digest = Rows([broken]).questions[0].clip
-    (broken / "clips" / digest).write_bytes(b"\0" * 1000)
-    with pytest.raises(MediaError, match="question q0"):
+def broken_rows(rows: Path, folder: Path, count: int) -> tuple[Path, list[str]]:
+    """A copy in which the first `count` clips are none."""
+    shutil.copytree(rows, folder)
+    digests = list(dict.fromkeys(question.clip for question in Rows([folder]).questions))[:count]
+    for digest in digests:
+        (folder / "clips" / digest).write_bytes(b"\0" * 1000)
+    return folder, digests
+
+
+def test_questions_on_a_clip_that_does_not_decode_get_the_first_letter_and_a_mark(
+    base: Path, rows: Path, tmp_path: Path
+) -> None:
+    whole = run(base, rows, tmp_path / "whole", LocalContext(tmp_path / "other scratch"))
+    broken, (digest,) = broken_rows(rows, tmp_path / "rows", 1)
+    (tmp_path / "out").mkdir()
+    ctx, inputs = LocalContext(tmp_path / "scratch"), {"model": [base], "data": [broken]}
+    facts = predict(inputs, recipe("transformers"), tmp_path / "out", ctx)
+    found = list(read_jsonl(tmp_path / "out" / "predictions.jsonl", Prediction))
+    for question, one, other in zip(Rows([broken]).questions, found, whole, strict=True):
+        if question.clip == digest:
+            assert (one.choice, one.prompt_tokens) == (0, 0)
+            assert one.logprobs == pytest.approx((-math.log(len(question.choices)),) * len(question.choices))
+            assert one.unseen == facts["unseen_clips"][digest]
+        else:
+            assert (one.choice, one.unseen) == (other.choice, None)
+    assert facts["unseen"] == 4
+    assert list(facts["unseen_clips"]) == [digest]
+    assert facts["prompt_tokens"]["min"] > 0
+    (tmp_path / "again").mkdir()
+    (tmp_path / "no model").mkdir()
+    resumed = predict({**inputs, "model": [tmp_path / "no model"]}, recipe("transformers"), tmp_path / "again", ctx)
+    assert (resumed["unseen"], resumed["resumed"]) == (4, 12), "what is marked is kept too"
+
+
+def test_where_too_many_clips_do_not_decode_the_shard_fails(base: Path, rows: Path, tmp_path: Path) -> None:
+    broken, _ = broken_rows(rows, tmp_path / "rows", 2)
+    with pytest.raises(MediaError, match="2 of 3 clips cannot be decoded"):
         run(base, broken, tmp_path / "out", LocalContext(tmp_path / "scratch"))
+
+
+def test_a_question_without_choices_is_named(base: Path, rows: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "rows"
+    shutil.copytree(rows, empty)
+    questions = Rows([empty]).questions
+    none = tuple(choice.model_copy(update={"text": ""}) for choice in questions[2].choices)
+    write_jsonl(empty / "questions.jsonl", [*questions, questions[2].model_copy(update={"id": "q", "choices": none})])
+    with pytest.raises(InputError, match="question q: none of its choices has a text"):
+        run(base, empty, tmp_path / "out", LocalContext(tmp_path / "scratch"))
+
+
+class Killing(LocalContext):
+    """Kills the process that loads the engine while it is waited for."""
+
+    looks = 0
+
+    @property
+    def stopping(self) -> bool:
+        self.looks += 1
+        if self.looks == 3:
+            for process in psutil.Process().children():
+                process.kill()
+        return False
+
+    @stopping.setter
+    def stopping(self, _: bool) -> None: ...
+
+
+def test_an_engine_that_dies_is_replaced_and_the_shard_goes_on_where_it_was(
+    base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (verb, transformers_engine):
+        monkeypatch.setattr(module, "settings", lambda: SmallBatches)
+    with pytest.raises(Stopped, match="10 of 12"):
+        run(base, rows, tmp_path / "begun", Patient(tmp_path / "scratch", batches=2))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    answering = child.resident("workers.inference.predict")
+    inputs = {"model": [base], "data": [rows]}
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RoadQAError, match="SIGKILL") as died:
+        answering(inputs, recipe("transformers"), tmp_path / "out", Killing(tmp_path / "scratch"))
+    assert not died.value.permanent, "another attempt may help"
+    facts = answering(inputs, recipe("transformers"), tmp_path / "out", LocalContext(tmp_path / "scratch"))
+    assert (facts["resumed"], facts["n"]) == (10, 12)
+    found = list(read_jsonl(tmp_path / "out" / "predictions.jsonl", Prediction))
+    assert [one.question for one in found] == [question.id for question in Rows([rows]).questions]
 
 
 def test_one_id_for_two_questions_is_refused(base: Path, rows: Path, tmp_path: Path) -> None:

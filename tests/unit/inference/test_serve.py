@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from shared.budget import VideoBudget
 from shared.errors import InputError, UsageError
 from shared.settings import Settings
 from shared.vlm.encode import VIDEO_KWARGS
-from workers.inference import serve
+from workers.inference import room, serve
 from workers.inference.door import Door
 from workers.inference.engines import read_checkpoint
 
@@ -76,6 +78,55 @@ def test_settings_reach_the_engine(base: Path, monkeypatch: pytest.MonkeyPatch) 
     assert told.kv_cache_memory_bytes == 123_000_000
 
 
+def seed() -> dict[str, str]:
+    """The settings of the reference recipe's server."""
+    lines = (Path(__file__).parents[3] / "compose" / "serve.seed.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_the_reference_recipes_settings_reach_the_server(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {name.removeprefix("ROADQA_").lower(): value for name, value in seed().items() if "MEMORY" not in name}
+    mine = Settings.model_validate(named | {"engine_kv_offload_bytes": 0})  # not on a CPU
+    for module in ("serve", "vllm_engine"):
+        monkeypatch.setattr(f"workers.inference.{module}.settings", lambda: mine)
+    monkeypatch.setattr(room, "memory", lambda: None)
+    told = understood(base)
+    assert told.dtype == "bfloat16"
+    assert told.kv_cache_memory_bytes == 32 * 2**30
+    assert told.mm_processor_cache_gb == 8
+    assert told.allowed_local_media_path == ""
+    assert told.allowed_media_domains == ["nowhere.invalid"]
+    assert serve.environment()["VLLM_MEDIA_LOADING_THREAD_COUNT"] == "8"
+    assert "VLLM_MEDIA_LOADING_THREAD_COUNT" in envs.environment_variables
+
+
+def test_the_reference_recipes_settings_are_those_of_kubernetes() -> None:
+    overlay = (Path(__file__).parents[3] / "k8s" / "overlays" / "serve" / "kustomization.yaml").read_text()
+    given = dict(re.findall(r"name: (ROADQA_\w+), value: \"?(\w+)", overlay))
+    assert given.items() <= seed().items()
+    assert len(given) == 5
+
+
+def test_a_type_that_the_gpu_does_not_compute_in_is_refused_by_the_settings_name(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "settings", lambda: Settings(serve_dtype="bfloat16"))
+    assert understood(base).dtype == "bfloat16"
+    old = SimpleNamespace(is_cpu=lambda: False, is_cuda=lambda: True, has_device_capability=lambda needed: needed <= 75)
+    monkeypatch.setattr("workers.inference.vllm_engine.current_platform", old)
+    with pytest.raises(UsageError, match="ROADQA_SERVE_DTYPE"):
+        serve.arguments(read_checkpoint(base), "our-model")
+
+
+def test_doors_are_opened_by_name_only(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Settings(serve_media_path=str(tmp_path), serve_media_domains="clips.example.com, b.example.com")
+    monkeypatch.setattr(serve, "settings", lambda: mine)
+    told = understood(base)
+    assert told.allowed_local_media_path == str(tmp_path)
+    assert told.allowed_media_domains == ["clips.example.com", "b.example.com"]
+    assert serve.environment()["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0", "not even then"
+
+
 def test_what_the_user_says_wins(base: Path) -> None:
     told = understood(base, "--port", "8123", "--host", "0.0.0.0", "--allowed-media-domains", "clips.example.com")
     assert (told.port, told.host, told.allowed_media_domains) == (8123, "0.0.0.0", ["clips.example.com"])
@@ -105,6 +156,7 @@ def test_a_key_on_the_command_line_is_refused(words: tuple[str, ...]) -> None:
         ({"engine_gpus": 2}, 0, "ROADQA_ENGINE_GPUS is 2, but there are 0 GPUs"),
         ({"engine_gpus": 4}, 2, "ROADQA_ENGINE_GPUS is 4, but there are 2 GPUs"),
         ({"engine_kv_cache_bytes": 1}, 0, "VLLM_CPU_KVCACHE_SPACE"),
+        ({"serve_media_path": "/no/such/folder"}, 0, "ROADQA_SERVE_MEDIA_PATH"),
     ],
 )
 def test_a_setting_that_could_only_be_ignored_is_refused_by_its_name(

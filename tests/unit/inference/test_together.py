@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts import Asking
+from shared.errors import InputError
 from shared.schema import Choice, Origin, Prediction, Question
 from tests.unit.vlm.examples import question
 from workers.inference.ahead import Put, puts
@@ -82,3 +84,9 @@ def test_a_choice_that_was_not_shown_is_not_chosen() -> None:
     reply = Answer((-2.0, -0.1, -1.5), 7)
     found = prediction(asked(((0, 1, 2), reply), of=own), Asking(), 0.1)
     assert (found.choice, found.logprobs) == (2, reply.logprobs)
+
+
+def test_a_model_that_computes_no_numbers_is_refused() -> None:
+    put = puts(question(), Asking())[0]
+    with pytest.raises(InputError, match="question q1: the model's log-probabilities are no numbers"):
+        prediction([(put, Answer((-1.0, math.nan, -2.0, -3.0), 7))], Asking(), 0.1)
