@@ -154,6 +154,20 @@ def half_done(store: Store, tmp_path: Path) -> str:
     return name
 
 
+def test_a_model_goes_out_with_its_sums_and_damage_on_the_way_is_named(roadqa: Roadqa, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    done = roadqa("models", "export", "sandbox-tiny", "-o", out)
+    assert done.returncode == 0, done.stderr
+    weights = out / "model.safetensors"
+    assert weights.read_bytes() == (data.SANDBOX_FOLDER / "model.safetensors").read_bytes()
+    assert "model.safetensors" in (out / "SHA256SUMS").read_text()
+    again = roadqa("models", "export", "sandbox-tiny", "-o", out)
+    assert again.returncode == 2
+    assert "is there already: give a folder that is not" in again.stderr.splitlines()[-1]
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert "model.safetensors: is damaged" in one_line(roadqa("models", "pull", out, "--name", "again"), 1)
+
+
 def test_causes_are_shown_as_they_were_told(roadqa: Roadqa, half_done: str) -> None:
     done = roadqa("watch", "half")
     assert done.returncode == 1
