@@ -81,7 +81,7 @@ class ScaledJob:
             self.history.append(running)
 
 
-def keda(scaled: ScaledObject | ScaledJob, url: str, queue: str, seconds: float = 75) -> None:
+def keda(scaled: ScaledObject | ScaledJob, url: str, queue: str, seconds: float = 180) -> None:
     """Poll until everything that was scaled up is down again."""
     deadline = time.monotonic() + seconds
     while len(scaled.history) < 2 or scaled.history[-1]:
@@ -128,7 +128,7 @@ def labeler(processes: Processes) -> Iterator[Callable[..., Process]]:
 def test_workers_go_from_none_to_three_to_none_and_what_is_put_down_on_the_way_is_done_by_others(
     processes: Processes, labeler: Callable[..., Process], store: Store, tmp_path: Path
 ) -> None:
-    deployed = Deployed(store, tmp_path, LABELS, shards=6, questions=10)  # longer than a labeler asks on
+    deployed = Deployed(store, tmp_path, LABELS, shards=6, questions=8)  # longer than a labeler asks on
     scaled = ScaledObject(labeler, processes.began, target=2, most=3, cooldown=1)
     keda(scaled, processes.conductor(tick_seconds=1), "labeler")
     print(f"\nreplicas: {scaled.history}")
