@@ -77,12 +77,17 @@ def test_pictures_that_call_themselves_a_clip_are_refused() -> None:
 
 
 def test_a_decoder_that_crashes_does_not_take_the_server_down(rows: Path) -> None:
+    others = decoding()
     before, _ = loaded(data_url(a_clip(rows).read_bytes()))
-    (process,) = [one for one in psutil.Process().children() if "shared.decoders" in one.cmdline()]
+    (process,) = decoding() - others
     process.send_signal(signal.SIGSEGV)
     process.wait(60)
     after, _ = loaded(data_url(a_clip(rows).read_bytes()))
     assert np.array_equal(before, after)
+
+
+def decoding() -> set[psutil.Process]:
+    return {one for one in psutil.Process().children() if "shared.decoders" in one.cmdline()}
 
 
 @pytest.fixture(autouse=True)
