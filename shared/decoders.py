@@ -2,11 +2,12 @@
 
 A process samples one clip at a time (`shared.video.sample`), into memory that it shares with the parent. One that dies,
 or is ended because its clip takes too long, is replaced; its clip is a MediaError, and the others go on. How much
-memory a clip may take is a limit of the process.
+memory a clip may take is a limit of the process. One that somebody else kills (the kernel, where memory is short) says
+nothing of its clip: that is an error of another kind, as is one in this code.
 
 Parent and process speak over a socket of datagrams: `{"path", "budget"}` there; back `{"ready"}` once, then for each
-clip `{"refused"}`, or `{"shape", "fps", "seconds"}`: then the shared memory holds the frames, and after them their
-indices. It is used again for each clip and copied from, for fresh memory costs more than a copy.
+clip `{"refused"}`, `{"failed"}`, or `{"shape", "fps", "seconds"}`: then the shared memory holds the frames, and after
+them their indices. It is used again for each clip and copied from, for fresh memory costs more than a copy.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -135,7 +138,7 @@ class _Process:
         self._limits = limits
         self._memory = _Memory(os.memfd_create("frames"))
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with theirs, self._closed_unless_begun():
             given = [theirs.fileno(), self._memory.descriptor]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "shared.decoders", *map(str, given), str(os.getpid()), limits.model_dump_json()],
@@ -149,6 +152,17 @@ class _Process:
         except _LostError as lost:
             self.end()
             raise RoadQAError(f"a process that decodes clips does not start ({lost}); its stderr says more") from lost
+        except RoadQAError:
+            self.end()
+            raise
+
+    @contextmanager
+    def _closed_unless_begun(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._close()
+            raise
 
     @property
     def alive(self) -> bool:
@@ -161,6 +175,8 @@ class _Process:
         answer = self._receive(self._limits.wall_seconds + GRACE_SECONDS)
         if "refused" in answer:
             raise MediaError(answer["refused"])
+        if "failed" in answer:
+            raise RoadQAError(answer["failed"])
         shape = tuple(answer["shape"])
         indices = tuple(self._memory.indices(shape).tolist())
         return SampledClip(self._memory.frames(shape).copy(), indices, answer["fps"], answer["seconds"])
@@ -191,6 +207,9 @@ class _Process:
 
     def end(self) -> None:
         self.kill()
+        self._close()
+
+    def _close(self) -> None:
         self._socket.close()
         os.close(self._memory.descriptor)
 
@@ -216,11 +235,14 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any], limits: MediaLimits, room: _Memory) -> dict[str, Any]:
-    path, budget = Path(request["path"]), VideoBudget(**request["budget"])
+    path = Path(request["path"])
     try:
-        clip = sample(path, budget, limits=limits, threads=1, room=room.frames)
+        clip = sample(path, VideoBudget(**request["budget"]), limits=limits, threads=1, room=room.frames)
     except MediaError as error:
         return {"refused": str(error)}
+    except Exception as error:  # noqa: BLE001 - this code's fault, not the clip's: told as such
+        traceback.print_exc()
+        return {"failed": f"{path}: sampling failed ({type(error).__name__}: {error}); the traceback is in the log"}
     shape = clip.frames.shape
     room.indices(shape)[:] = clip.indices
     return {"shape": shape, "fps": clip.fps, "seconds": clip.seconds}

@@ -58,9 +58,7 @@ class Settings(BaseSettings):
     engine_kv_offload_bytes: int = Field(0, ge=0, description="host memory the KV cache may spill into (GPU)")
     engine_processes: bool = Field(False, description="engine in its own process: overlaps, but starts slower")
     vllm_lacks: str = Field("", description="schemes vLLM has no kernel for here, as `make up` finds them for a CPU")
-    decode_threads: int = Field(
-        2, ge=1, description="clips decoded at once beside the engine, each in a process; by `serve` each in a thread"
-    )
+    decode_threads: int = Field(2, ge=1, description="clips decoded at once beside the engine, each in a process")
 
     compete_deadline_seconds: float = Field(30.0, gt=0, description="seconds for a question in a competition's run")
     compete_majority: str = Field("A", pattern="^[A-Za-z]$", description="letter that it gives where it has no answer")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared.chat import messages
+from shared.direct import fetch
 from shared.errors import InputError, RoadQAError, UsageError
 from shared.formats.choices import parse_choices
 from shared.formats.common import one_line, tidy
@@ -78,7 +79,6 @@ class Server:
             raise UsageError(f"--url: {url!r} is no address: http://host:8000")
         self._base = base if base.endswith("/v1") else f"{base}/v1"
         self._timeout, self._key = timeout, settings().serve_api_key.get_secret_value()
-        self._open = urllib.request.build_opener(_NoRedirect).open  # it would take the key, and the clip, elsewhere
 
     def model(self) -> str:
         """The one model that is served.
@@ -104,8 +104,7 @@ class Server:
         data = None if sent is None else json.dumps(sent).encode()
         request = urllib.request.Request(f"{self._base}/{path}", data, headers)
         try:
-            with self._open(request, timeout=self._timeout) as answer:
-                found = json.load(answer)
+            found = json.loads(fetch(request, self._timeout))
         except urllib.error.HTTPError as error:
             raise _refused(self._base, error, bool(self._key)) from error
         except ValueError as error:
@@ -118,11 +117,6 @@ class Server:
         if not isinstance(found, dict):
             raise RoadQAError(f"{self._base}/{path}: answers {type(found).__name__}, not an object")
         return found
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 def _refused(base: str, error: urllib.error.HTTPError, key: bool) -> RoadQAError:

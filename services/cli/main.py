@@ -429,7 +429,7 @@ def serve_(model: str, port: int, force: bool, vllm_options: tuple[str, ...]) ->
               help="Questions, spread evenly over the dataset; 0: all.")  # fmt: skip
 @click.option("--fps", type=float, help="Frames a second the engine is asked at, instead of the training's.")
 @click.option("--tokens-per-patch", type=int, help="Cap of visual tokens that the engine is asked at.")
-@click.option("--system-prompt", type=click.Choice(["none", "short", "expert"]), help="What the engine is asked with.")
+@click.option("--system-prompt", type=click.Choice(prompts.names()), help="What the engine is asked with.")
 @click.option("--http/--no-http", default=True, help="Whether a server is started and asked as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def verify_(model: str, dataset: str, limit: int, http: bool, as_json: bool, **changed: Any) -> None:
@@ -457,7 +457,7 @@ def verify_(model: str, dataset: str, limit: int, http: bool, as_json: bool, **c
 @click.option("--choices", "_marked", is_flag=True, help="The words after it are the choices.")
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="A server of OpenAI's protocol.")
 @click.option("--model", help="By default the one that is served.")
-@click.option("--system-prompt", type=click.Choice(["none", "short", "expert"]), default="expert", show_default=True,
+@click.option("--system-prompt", type=click.Choice(prompts.names()), default="expert", show_default=True,
               help="The one that the model was trained with; `roadqa serve` says which.")  # fmt: skip
 @click.option("--timeout", default=300.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
               help="Seconds to wait for the answer.")  # fmt: skip

@@ -15,6 +15,7 @@ from typing import IO
 
 import psutil
 
+from shared.direct import fetch
 from shared.errors import RoadQAError, UsageError
 from shared.settings import settings
 
@@ -125,11 +126,10 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 
 def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5):
-            return True
-    except OSError:
-        return False
+    with suppress(OSError):
+        fetch(urllib.request.Request(f"{url}/health"), 5)
+        return True
+    return False
 
 
 def example(url: str, name: str) -> str:

@@ -189,6 +189,37 @@ def test_a_process_that_does_not_start_says_so(monkeypatch: pytest.MonkeyPatch, 
         assert not isinstance(found.value, MediaError), "the clip is not to blame"
 
 
+def test_a_start_that_fails_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+    def open_now() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with Decoders(1) as decoders:
+        before = open_now()
+        for executable in ("/bin/false", "/nowhere", str(killed(clip.parent))):
+            monkeypatch.setattr(sys, "executable", executable)
+            with pytest.raises((RoadQAError, OSError)):
+                decoders.submit(clip, BUDGET).result()
+        assert open_now() == before
+
+
+def killed(folder: Path) -> Path:
+    """A program that is killed before it can do anything."""
+    path = folder / "killed.sh"
+    path.write_text("#!/bin/sh\nkill -KILL $$\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_an_error_of_the_reader_is_not_laid_on_the_clip(clip: Path) -> None:
+    room = shared.decoders._Memory(os.memfd_create("frames"))
+    broken = {"path": str(clip), "budget": BUDGET.model_dump() | {"fps": 2, "unknown": 1}}
+    answer = shared.decoders._answer(broken, MediaLimits(), room)
+    assert list(answer) == ["failed"]
+    assert str(clip) in answer["failed"]
+    assert "unknown" in answer["failed"]
+    os.close(room.descriptor)
+
+
 @pytest.mark.parametrize("amid_a_clip", [False, True])
 def test_no_process_outlives_a_killed_parent(long_clip: Path, amid_a_clip: bool) -> None:
     lines = [

@@ -3,7 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import cache
 from itertools import groupby
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from workers.inference.engines import Asked
 from workers.inference.unseen import Unseen
 
 AHEAD_BYTES = 1 << 30  #: of frames that wait for the engine
+POLL_SECONDS = 0.002  #: for a clip that is not decoded yet, between two steps of the engine
 
 
 class Put(NamedTuple):
@@ -104,7 +105,7 @@ class Ahead:
             self._bytes += cost
 
     def __iter__(self) -> Iterator[Asked | None]:
-        """All that is asked, None before a clip that is not decoded yet; no more once the work is to be put down.
+        """All that is asked, None while a clip is not decoded yet; no more once the work is to be put down.
 
         Nothing is asked of clips that do not decode: `unseen` knows them.
 
@@ -116,8 +117,11 @@ class Ahead:
             group = self._groups.popleft()
             self._bytes -= group.cost
             self._fill()
-            if not group.clip.done():
+            while not group.clip.done():
+                if self._ctx.stopping:
+                    return
                 yield None
+                wait([group.clip], POLL_SECONDS)
             frames = self._frames(group)
             for put in group.puts:
                 if self._ctx.stopping:

@@ -4,6 +4,7 @@ On a GPU it is the device's memory, of all its processes; vLLM takes as much of 
 model. On a CPU it is this process and its children, of which `peak` is Linux's high-water mark.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -15,13 +16,14 @@ def resident() -> int:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return int(total - free)
-    return sum(process.memory_info().rss for process in _tree())
+    return sum(_resident(process) for process in _tree())
 
 
 def start_peak() -> None:
     """Begin the high-water mark anew."""
     for process in _tree():
-        Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="ascii")
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak() -> int:
@@ -36,6 +38,16 @@ def _tree() -> list[psutil.Process]:
     return [own, *own.children(recursive=True)]
 
 
+def _resident(process: psutil.Process) -> int:
+    """Bytes; 0 of one that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return int(process.memory_info().rss)
+    return 0
+
+
 def _high_water(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    """Bytes; 0 of one that has ended, waited for or not."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+    return 0

@@ -15,6 +15,7 @@ import torch
 from shared import parity
 from shared.chat import messages
 from shared.contracts import PredictRecipe
+from shared.direct import fetch
 from shared.errors import RoadQAError
 from shared.parity import Request, Seen
 from shared.schema import Question, Rows
@@ -90,12 +91,11 @@ def _post(question: Question, url: str, body: dict[str, Any]) -> Any:
         headers["Authorization"] = f"Bearer {key}"
     asked = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
-            return json.load(answer)
+        return json.loads(fetch(asked, TIMEOUT))
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")[:500]
         raise RoadQAError(f"question {question.id}: the server answers {error.code}: {said}") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise RoadQAError(f"question {question.id}: the server does not answer: {error}") from error
 
 

@@ -57,4 +57,12 @@ def mean(logprobs: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
     """Logarithms of the choices' mean probabilities."""
     if len(logprobs) == 1:
         return logprobs[0]
-    return tuple(math.log(math.fsum(map(math.exp, each)) / len(each)) for each in zip(*logprobs, strict=True))
+    return tuple(_log_mean(each) for each in zip(*logprobs, strict=True))
+
+
+def _log_mean(logs: Sequence[float]) -> float:
+    """log of the mean of exp: of the largest one's multiples, for exp of the rest may be nothing."""
+    largest = max(logs)
+    if largest == -math.inf:
+        return largest
+    return largest + math.log(math.fsum(math.exp(each - largest) for each in logs) / len(logs))

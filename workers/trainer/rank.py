@@ -71,8 +71,13 @@ class InOrder(Trainer):
         for batch in found[0]:
             # padding is on the right, where no row looks; without a mask flash kernels apply
             del batch["attention_mask"]
-            packing.attend(batch, self.rope_index)
         return found
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A micro-batch on its device; only there and then its mask, which is as large as its length squared."""
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        packing.attend(prepared, self.rope_index)
+        return prepared
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir))

@@ -57,6 +57,32 @@ def test_no_more_is_decoded_than_may_wait(rows: Path, tmp_path: Path, monkeypatc
         assert len(noted.begun) == min(3, seen // 4 + 2)
 
 
+class Slow(Noted):
+    """Decodes when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way: list[Future[SampledClip]] = []
+
+    def submit(self, path: Path, budget: VideoBudget) -> Future[SampledClip]:
+        self.under_way.append(Future())
+        return self.under_way[-1]
+
+
+def test_an_engine_goes_on_as_long_as_a_clip_is_not_decoded(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, ctx = Slow(), LocalContext(tmp_path)
+    monkeypatch.setattr(module, "decoders", lambda: slow)
+    feed = iter(ahead(rows, ctx))
+    assert [next(feed) for _ in range(5)] == [None] * 5
+    slow.under_way[0].set_result(SampledClip(np.zeros((2, 32, 32, 3), np.uint8), (0, 5), 10.0, 1.0))
+    assert [next(feed) is not None for _ in range(4)] == [True] * 4
+    assert next(feed) is None
+    ctx.stop()
+    assert list(feed) == [], "who waits for a clip is told to stop too"
+
+
 def test_nothing_more_is_asked_once_the_work_is_to_be_put_down(rows: Path, tmp_path: Path) -> None:
     ctx = LocalContext(tmp_path)
     feed = iter(ahead(rows, ctx))

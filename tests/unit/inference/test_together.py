@@ -13,7 +13,7 @@ from shared.schema import Choice, Origin, Prediction, Question
 from tests.unit.vlm.examples import question
 from workers.inference.ahead import Put, puts
 from workers.inference.engines import Answer
-from workers.inference.together import prediction
+from workers.inference.together import mean, prediction
 
 
 def answer(*shares: float, reasoning: str | None = None) -> Answer:
@@ -90,3 +90,8 @@ def test_a_model_that_computes_no_numbers_is_refused() -> None:
     put = puts(question(), Asking())[0]
     with pytest.raises(InputError, match="question q1: the model's log-probabilities are no numbers"):
         prediction([(put, Answer((-1.0, math.nan, -2.0, -3.0), 7))], Asking(), 0.1)
+
+
+def test_probabilities_too_small_for_a_float_keep_their_order() -> None:
+    averaged = mean([(0.0, -800.0, -math.inf), (0.0, -760.0, -math.inf)])
+    assert averaged == pytest.approx((0.0, -760 - math.log(2), -math.inf))
