@@ -22,15 +22,13 @@ from shared.video import SampledClip
 from shared.vlm.encode import metadata
 
 LOADER = "roadqa"  #: what vLLM knows it by
+#: Of no use to a clip; refuses pictures that call themselves one (`data:video/jpeg`), which nobody samples or sizes.
+PICTURES = {"num_frames": 0}
 
 
 def io_options(video: VideoBudget) -> dict[str, Any]:
-    """vLLM's `media_io_kwargs` for clips under this budget.
-
-    `num_frames` is of no use to a clip; zero of them refuses pictures that call themselves one (`data:video/jpeg`),
-    which nobody would sample or size.
-    """
-    return {"video": {"video_backend": LOADER, "num_frames": 0, **video.model_dump()}}
+    """vLLM's `media_io_kwargs` for clips under this budget."""
+    return {"video": {"video_backend": LOADER, **PICTURES, **video.model_dump()}}
 
 
 def told(clip: SampledClip) -> dict[str, Any]:

@@ -147,6 +147,35 @@ def _words(name: str, value: Any) -> list[str]:
     return [option, json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
+def with_own_loader(words: Sequence[str]) -> list[str]:
+    """The words, their `--media-io-kwargs` such that pictures that call themselves a clip stay refused.
+
+    It takes the place of what is chosen here as a whole. Another loader than ours is for who names it to answer for.
+
+    Raises:
+        UsageError: it is not the JSON that vLLM asks for.
+    """
+    from workers.inference.media import LOADER, PICTURES
+
+    found: list[str] = []
+    left = iter(words)
+    for word in left:
+        option, given, value = word.partition("=")
+        if option.replace("_", "-") != "--media-io-kwargs":
+            found.append(word)
+            continue
+        value = value if given else next(left, "")
+        try:
+            kinds = json.loads(value)
+            video = kinds.get("video", {})
+            if video.get("video_backend", LOADER) == LOADER:
+                kinds["video"] = video | PICTURES
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UsageError(f'--media-io-kwargs: {value!r} is not like {{"video": {{"fps": 1}}}}') from error
+        found += ["--media-io-kwargs", json.dumps(kinds)]
+    return found
+
+
 def serve(model: str, words: Sequence[str]) -> None:
     """Fetch the model and answer until asked to end.
 
@@ -170,7 +199,7 @@ def serve(model: str, words: Sequence[str]) -> None:
             os.environ["VLLM_API_KEY"] = key
         from workers.inference.engines import read_checkpoint
 
-        sys.argv = ["serve", *arguments(read_checkpoint(space / "model"), model), *words]
+        sys.argv = ["serve", *arguments(read_checkpoint(space / "model"), model), *with_own_loader(words)]
         os.environ.update(environment())  # the engine's module chose for itself when it was imported
         from vllm.entrypoints.launchers.api_server.entry import main as server
 

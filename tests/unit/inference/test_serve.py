@@ -232,3 +232,24 @@ def test_the_door_is_shut(path: str) -> None:
 
 def test_the_door_does_not_keep_the_server_from_starting() -> None:
     assert asked("lifespan")[0]
+
+
+@pytest.mark.parametrize(
+    "words", [["--media-io-kwargs", '{"video": {"fps": 1}}'], ['--media_io_kwargs={"video": {"fps": 1}}']]
+)
+def test_pictures_stay_refused_where_other_frames_are_asked_for(words: list[str]) -> None:
+    kept = serve.with_own_loader(["--port", "1", *words, "--seed", "2"])
+    assert kept[:3] == ["--port", "1", "--media-io-kwargs"]
+    assert json.loads(kept[3]) == {"video": {"fps": 1, "num_frames": 0}}
+    assert kept[4:] == ["--seed", "2"]
+
+
+def test_another_loader_is_left_to_who_names_it() -> None:
+    words = ["--media-io-kwargs", '{"video": {"video_backend": "opencv"}}']
+    assert serve.with_own_loader(words) == words
+
+
+@pytest.mark.parametrize("value", ["fps", "[1]", '{"video": 1}'])
+def test_options_of_media_that_are_none_are_told(value: str) -> None:
+    with pytest.raises(UsageError, match="--media-io-kwargs"):
+        serve.with_own_loader(["--media-io-kwargs", value])
