@@ -20,7 +20,7 @@ from services.cli import data, serve, verify
 from services.cli.verify import Environments
 from services.local import stack
 from shared.machine import has_avx512
-from shared.parity import BOUNDS, Asking, Comparison, Seen, compare
+from shared.parity import BOUNDS, Comparison, Contract, Seen, compare
 from shared.settings import settings
 from shared.store import store
 
@@ -53,7 +53,7 @@ def compared() -> dict[str, dict[str, Comparison]]:
 
 
 def _over_http(
-    space: Path, artifact: str, trained: Asking, asked: dict[str, Asking], bulk: list[Seen]
+    space: Path, artifact: str, trained: Contract, asked: dict[str, Contract], bulk: list[Seen]
 ) -> dict[str, list[Seen]]:
     """What each arrives as at a server: one for all that leaves its clips alone, one for each other."""
     found: dict[str, list[Seen]] = {}

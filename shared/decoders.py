@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ import numpy as np
 from shared.budget import VideoBudget
 from shared.container import MediaLimits
 from shared.errors import MediaError, RoadQAError
+from shared.settings import settings
 from shared.video import SampledClip, sample
 
 START_SECONDS = 120  #: that a process may take to import what it needs
@@ -101,6 +103,20 @@ class Decoders:
             return self._process().sample(path, budget)
         except _LostError as lost:
             raise MediaError(f"{path}: takes its decoder down ({lost}); re-encode it") from lost
+
+
+_one_pool = threading.Lock()
+
+
+def decoders() -> Decoders:
+    """This process's own, started with the first clips; they stay for those that come later."""
+    with _one_pool:  # a cache alone would let two threads make one each
+        return _own_pool()
+
+
+@cache
+def _own_pool() -> Decoders:
+    return Decoders(settings().decode_threads)
 
 
 class _Memory:

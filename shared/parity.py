@@ -28,7 +28,7 @@ BEFORE, AFTER = 8, 12  #: tokens shown round the first one that differs
 What = Literal["token ids", "grid", "timestamps", "pixels", "log-probabilities"]
 
 
-class Asking(Frozen):
+class Contract(Frozen):
     """How a model is asked: all that decides what it is shown of a clip and a question."""
 
     video: VideoBudget = VideoBudget()
@@ -40,7 +40,7 @@ class Request(Frozen):
 
     model: Path
     data: Path  #: a rows artifact with its clips
-    asking: Asking
+    asking: Contract
     url: str | None = None  #: of a server that has the model, instead of an engine of one's own
     served_name: str = ""  #: as the server calls it
     out: Path  #: where a `Seen` a line is written, in the rows' order

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,11 +125,9 @@ def _refused(base: str, error: urllib.error.HTTPError, key: bool) -> RoadQAError
         what = "takes another key than" if key else "asks for a key: set"
         return UsageError(f"{base} {what} ROADQA_SERVE_API_KEY")
     said = error.read(4000).decode("utf-8", "replace")
-    try:
+    with suppress(ValueError, KeyError, AttributeError):  # what is not in the protocol's form is told as it came
         found = json.loads(said)
         said = str(found["error"]["message"] if isinstance(found.get("error"), dict) else found.get("message", said))
-    except (ValueError, KeyError, AttributeError):
-        pass
     kind = InputError if error.code in (400, 413, 422) else RoadQAError
     return kind(f"{base} refuses ({error.code}): {one_line(said[:500])}")
 

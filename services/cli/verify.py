@@ -15,7 +15,7 @@ from services.cli import predictions, serve
 from services.cli.collect import read_rows
 from services.cli.data import Progress, resolve_data, resolve_model
 from shared.errors import InputError, RoadQAError, UsageError
-from shared.parity import Asking, Comparison, Request, Seen, compare
+from shared.parity import Comparison, Contract, Request, Seen, compare
 from shared.schema import Frozen, Question, read_jsonl, write_rows
 from shared.store import Store
 
@@ -29,8 +29,8 @@ class Verified(Frozen):
 
     model: str
     dataset: str
-    trained: Asking  #: how the model was trained, by its card
-    asked: Asking  #: how the engine was asked
+    trained: Contract  #: how the model was trained, by its card
+    asked: Contract  #: how the engine was asked
     bulk: Comparison  #: as predict answers
     http: Comparison | None  #: as `roadqa serve` answers; None where no server was asked
 
@@ -42,7 +42,9 @@ class Verified(Frozen):
 class Environments:
     """What each environment sees of the rows in `rows`, with the model in `model`."""
 
-    def __init__(self, model: Path, rows: Path, artifact: str, name: str, own: Asking, url: str | None = None) -> None:
+    def __init__(
+        self, model: Path, rows: Path, artifact: str, name: str, own: Contract, url: str | None = None
+    ) -> None:
         """`artifact`: the model's, for the server; `own`: how its card says it is asked; `url`: of a server that runs.
 
         Raises:
@@ -54,15 +56,15 @@ class Environments:
         self._model, self._rows, self._artifact, self._name, self._own = model, rows, artifact, name, own
         self._url = url
 
-    def trainer(self, asking: Asking) -> list[Seen]:
+    def trainer(self, asking: Contract) -> list[Seen]:
         """As training encodes the rows; answered by a plain forward."""
         return self._see("trainer", asking)
 
-    def bulk(self, asking: Asking) -> list[Seen]:
+    def bulk(self, asking: Contract) -> list[Seen]:
         """As predict shows them to vLLM."""
         return self._see("inference", asking)
 
-    def http(self, asking: Asking) -> list[Seen]:
+    def http(self, asking: Contract) -> list[Seen]:
         """As a client's clips and questions arrive at the model behind `roadqa serve`."""
         if self._url is not None:
             return self._see("inference", asking, url=self._url, served_name=self._name)
@@ -77,7 +79,7 @@ class Environments:
                 log.seek(0)
                 raise RoadQAError(f"the server: {_last_line(log.read().decode(errors='replace'))}") from error
 
-    def _see(self, worker: str, asking: Asking, **server: str) -> list[Seen]:
+    def _see(self, worker: str, asking: Contract, **server: str) -> list[Seen]:
         with tempfile.TemporaryDirectory() as folder:
             out, told = Path(folder) / "seen.jsonl", Path(folder) / "request.json"
             request = Request(model=self._model, data=self._rows, asking=asking, out=out, **server)
@@ -130,7 +132,7 @@ def verify(
     )
 
 
-def _look(what: str, see: Callable[[Asking], list[Seen]], asking: Asking, tell: Progress) -> list[Seen]:
+def _look(what: str, see: Callable[[Contract], list[Seen]], asking: Contract, tell: Progress) -> list[Seen]:
     tell(what, 0, 1)
     found = see(asking)
     tell(what, 1, 1)
@@ -142,13 +144,13 @@ def in_the_same_arithmetic(http: Sequence[Seen], bulk: Sequence[Seen]) -> list[S
     return [one.model_copy(update={"precision": two.precision}) for one, two in zip(http, bulk, strict=True)]
 
 
-def as_trained(store: Store, artifact: str) -> Asking:
+def as_trained(store: Store, artifact: str) -> Contract:
     """How a model was trained, by its card; the defaults where it does not tell."""
     card = predictions.asked_as(store, artifact)
-    return Asking.model_validate({name: card[name] for name in Asking.model_fields if name in card})
+    return Contract.model_validate({name: card[name] for name in Contract.model_fields if name in card})
 
 
-def changed_asking(trained: Asking, changed: dict[str, Any]) -> Asking:
+def changed_asking(trained: Contract, changed: dict[str, Any]) -> Contract:
     """`trained` with what is not None in `changed`: a system prompt, and fields of the video budget.
 
     Raises:
@@ -156,7 +158,7 @@ def changed_asking(trained: Asking, changed: dict[str, Any]) -> Asking:
     """
     given = {name: value for name, value in changed.items() if value is not None}
     prompt = given.pop("system_prompt", trained.system_prompt)
-    return Asking.model_validate({"system_prompt": prompt, "video": trained.video.model_dump() | given})
+    return Contract.model_validate({"system_prompt": prompt, "video": trained.video.model_dump() | given})
 
 
 def lay_rows(store: Store, parts: tuple[str, ...], limit: int, folder: Path) -> None:

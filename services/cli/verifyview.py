@@ -8,7 +8,7 @@ from rich.text import Text
 
 from services.cli.render import plain
 from services.cli.verify import WAYS, Verified
-from shared.parity import Asking, Comparison, Difference
+from shared.parity import Comparison, Contract, Difference
 
 SHOWN = 5  #: questions of each way whose differences are shown
 
@@ -29,7 +29,7 @@ def _ways(found: Verified) -> list[tuple[str, Comparison]]:
     return [(way, one) for way in WAYS if (one := getattr(found, way)) is not None]
 
 
-def _asking(asking: Asking) -> str:
+def _asking(asking: Contract) -> str:
     video = " ".join(f"{name} {value:g}" for name, value in asking.video.model_dump().items())
     return f" (system prompt {asking.system_prompt}, {video})"
 

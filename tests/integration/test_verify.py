@@ -7,7 +7,7 @@ import pytest
 
 from services.cli import serve, verify
 from shared.errors import UsageError
-from shared.parity import Asking
+from shared.parity import Contract
 from shared.store import Store
 from tests.integration.commands import Roadqa
 
@@ -51,4 +51,4 @@ def test_without_the_workers_environments_it_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(serve, "ROOT", tmp_path)
     with pytest.raises(UsageError, match="make setup"):
-        verify.Environments(tmp_path, tmp_path, "a" * 64, "model", Asking())
+        verify.Environments(tmp_path, tmp_path, "a" * 64, "model", Contract())

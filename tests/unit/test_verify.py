@@ -12,11 +12,11 @@ from rich.console import Console
 from services.cli.verify import Verified, changed_asking, in_the_same_arithmetic, spread
 from services.cli.verifyview import SHOWN, view
 from shared.budget import VideoBudget
-from shared.parity import Asking, compare
+from shared.parity import Contract, compare
 from tests.unit.test_parity import PIECES, seen
 from tests.unit.vlm.examples import question
 
-TRAINED = Asking(video=VideoBudget(fps=2, tokens_per_patch=6), system_prompt="short")
+TRAINED = Contract(video=VideoBudget(fps=2, tokens_per_patch=6), system_prompt="short")
 
 
 @given(st.integers(1, 50), st.integers(0, 60))
@@ -34,7 +34,7 @@ def test_the_engine_is_asked_as_the_model_was_trained_but_for_what_is_changed() 
     nothing = {"fps": None, "tokens_per_patch": None, "system_prompt": None}
     assert changed_asking(TRAINED, nothing) == TRAINED
     other = changed_asking(TRAINED, nothing | {"fps": 1.0, "system_prompt": "none"})
-    assert other == Asking(video=VideoBudget(fps=1, tokens_per_patch=6), system_prompt="none")
+    assert other == Contract(video=VideoBudget(fps=1, tokens_per_patch=6), system_prompt="none")
     with pytest.raises(ValidationError, match="tokens_per_patch"):
         changed_asking(TRAINED, {"tokens_per_patch": 0})
 

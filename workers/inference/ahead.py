@@ -4,7 +4,6 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
-from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -12,10 +11,9 @@ from shared.budget import VideoBudget, frame_size, sample_times
 from shared.choices import reordered, rotations
 from shared.context import Context
 from shared.contracts import Asking
-from shared.decoders import Decoders
+from shared.decoders import decoders
 from shared.errors import MediaError
 from shared.schema import Clip, Question, Rows
-from shared.settings import settings
 from shared.video import SampledClip
 from workers.inference.engines import Asked
 from workers.inference.unseen import Unseen
@@ -65,12 +63,6 @@ def frame_bytes(clip: Clip, video: VideoBudget) -> int:
     frames = len(sample_times(clip.seconds, video))
     width, height = frame_size(clip.width, clip.height, frames, video)
     return frames * width * height * 3
-
-
-@cache
-def decoders() -> Decoders:
-    """Processes that decode clips. They stay for the next shard, as engines do."""
-    return Decoders(settings().decode_threads)
 
 
 class Ahead:

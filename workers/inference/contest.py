@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,10 +95,6 @@ class Results:
     def give(self, id_: str, letter: str, seconds: float) -> None:
         self._answers[id_], self._times[id_] = letter, round(1000 * seconds)
         self._write()
-
-    @property
-    def answers(self) -> Mapping[str, str]:
-        return self._answers
 
     def _write(self) -> None:
         write_csv(self._folder / SUBMISSION, HEADER, self._answers.items())

@@ -105,13 +105,6 @@ class Checkpoint(NamedTuple):
     bytes: int  #: of the weight files
 
 
-class Loaded(NamedTuple):
-    """An engine that stands ready for one checkpoint."""
-
-    engine: Engine
-    seconds: float  #: spent on loading it, 0 where it was ready
-
-
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Look at a model folder without loading it.
 

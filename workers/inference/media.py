@@ -6,7 +6,6 @@ processes of their own (`shared.decoders`): a clip that takes its decoder down d
 """
 
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.video import VIDEO_LOADER_REGISTRY, VideoLoader
 
 from shared.budget import VideoBudget
-from shared.decoders import Decoders
+from shared.decoders import decoders
 from shared.errors import MediaError
-from shared.settings import settings
 from shared.video import SampledClip
 from shared.vlm.encode import metadata
 
@@ -35,12 +33,6 @@ def told(clip: SampledClip) -> dict[str, Any]:
     """What vLLM is told of frames that are final: where they stand in their source."""
     about = metadata(clip)
     return {name: about[name] for name in about} | {"video_backend": "opencv", "do_sample_frames": False}
-
-
-@cache
-def decoders() -> Decoders:
-    """This process's, started with the first clips."""
-    return Decoders(settings().decode_threads)
 
 
 @VIDEO_LOADER_REGISTRY.register(LOADER, video_processor="Qwen3VLVideoProcessor")

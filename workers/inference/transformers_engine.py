@@ -1,7 +1,9 @@
 """The second engine: plain transformers, for formats the first has no kernel for, and as its yardstick."""
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
+from typing import Any
 
 import torch
 from transformers import (
@@ -26,10 +28,12 @@ class TransformersEngine(Engine):
     """One forward a batch; compressed checkpoints are decompressed on load."""
 
     def __init__(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
+        self._model: Any = None
         self.put_weights(checkpoint, encoder)
 
     def put_weights(self, checkpoint: Checkpoint, encoder: Encoder) -> None:
         """Load `checkpoint` anew: this engine has nothing else to keep."""
+        self.close()  # the check below and the loading want the room that the old weights have
         self._encoder = encoder
         room.transformers(checkpoint)
         cuda = torch.cuda.is_available()
@@ -42,7 +46,8 @@ class TransformersEngine(Engine):
         self._model = model.to("cuda" if cuda else "cpu").eval()
 
     def close(self) -> None:
-        del self._model
+        self._model = None
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

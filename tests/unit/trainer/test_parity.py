@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from shared.errors import InputError
-from shared.parity import Asking, Request
+from shared.parity import Contract, Request
 from shared.schema import Rows
 from shared.video import sample
 from shared.vlm.encode import Encoder
 from tests.unit.trainer.conftest import RECIPE
 from workers.trainer.parity import see
 
-ASKING = Asking(video=RECIPE.video, system_prompt=RECIPE.system_prompt)
+ASKING = Contract(video=RECIPE.video, system_prompt=RECIPE.system_prompt)
 
 
 def request(model: Path, data: Path) -> Request:
